@@ -40,7 +40,7 @@ def main() -> None:
     arguments = parser.parse_args()
     config = read_study(arguments.study)
     cell = cell_with_prerequisites(config, prepare(config, arguments.study.parent), "relational-ease")[-1]
-    chosen = override_config(cell.start()[0], arguments.config, "--config")
+    chosen = override_config(cell.initial_config()[0], arguments.config, "--config")
     began = time.perf_counter()
     model, _ = fit_cell(cell, cell.graph, chosen, Path("unused"), print)
     fitted = time.perf_counter()

@@ -63,7 +63,7 @@ class Folded:
 def fitted(cell: Cell, graph: Graph, folder: Path | None) -> Recommender:
     """The cell's model on a graph, as it stands after its last epoch."""
     kind = MODELS[cell.model.kind]
-    config, train = cell.start()
+    config, train = cell.initial_config()
     if issubclass(kind, ClosedForm):
         return kind(graph, config).solve()
     model = kind(graph, config)

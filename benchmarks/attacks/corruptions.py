@@ -216,7 +216,8 @@ def cell_answer(folder: Path) -> str:
     found = load_cell(folder)
     history = [] if found.history is None else [found.history]
     held = [] if found.held is None else [found.held.table, sorted(found.held.unused)]
-    said = [found.model, found.arm, found.seed, found.chosen, found.valid, found.finished, found.cost, found.note]
+    said = [found.model, found.arm, found.seed, found.chosen, found.valid_metric, found.converged, found.cost]
+    said.append(found.learned_values)
     trials = [asdict(trial) for trial in found.trials]
     return _digest(
         said, trials, found.warm_started_from, found.evaluation.table, found.evaluation.summary, *history, *held

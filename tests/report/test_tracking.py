@@ -201,7 +201,7 @@ def test_every_cell_is_a_run_with_exactly_what_it_stored(logged):
         assert params["fingerprint"] == run.data.params[f"fingerprint.seed {cell.seed}"]
         summary = {f"test/{k.replace('@', '_at_')}": v for k, v in cell.evaluation.summary.items()}
         assert {k: v for k, v in metrics.items() if k.startswith("test/")} == summary
-        assert metrics["validation/ndcg_at_10"] == cell.valid
+        assert metrics["validation/ndcg_at_10"] == cell.valid_metric
         assert metrics["cost/fit_seconds"] == cell.cost["fit"]
         assert metrics["cost/peak_mb"] == cell.cost["peak_mb"]
         assert pl.read_parquet(artifact(uri, child, "users.parquet")).equals(cell.evaluation.table, null_equal=True)

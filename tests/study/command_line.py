@@ -10,7 +10,7 @@ from relrank.cli.app import main
 def relrank(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], at: Path, *words: str
 ) -> tuple[int, str, str]:
-    """Exit code, what is printed, and what is said of errors, of a command that runs in a folder."""
+    """Exit code, stdout and stderr of a command that runs in a folder."""
     monkeypatch.chdir(at)
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr("sys.argv", ["relrank", *words])

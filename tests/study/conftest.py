@@ -37,7 +37,7 @@ def study_file(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> tuple[Path, StudyResult]:
-    """That study's file and result; it is stored in the folder ``out`` beside the file, which no test changes."""
+    """File and result of that study, stored in the folder ``out`` next to the file; tests must not change them."""
     path = tmp_path_factory.mktemp("finished") / "small.toml"
     path.write_text(SMALL)
     config = read_study(path)

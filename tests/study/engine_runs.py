@@ -1,4 +1,4 @@
-"""A small study, and whether what an engine made of it is what the local engine makes."""
+"""A small study, and whether an engine produces the same results as the sequential engine."""
 
 import json
 
@@ -30,7 +30,7 @@ train = { epochs = 40, batch = 64, every = 5 }
 
 
 class Counting(NullCallback):
-    """Counts what it is told of."""
+    """Records the events of a study."""
 
     def __init__(self):
         self.started, self.gone, self.finished = [], [], []

@@ -4,20 +4,17 @@ import json
 from dataclasses import fields, replace
 
 import numpy as np
+from studies import open_study
 
-from relrank.study.config import read_study
 from relrank.study.engines.split_files import pack, pack_cell, unpack, unpack_cell
 from relrank.study.grid import grid
-from relrank.study.prepare import prepare
 
 
 def test_a_bench_is_the_same_after_its_files(study_file):
     text = study_file.read_text().replace(
         "seeds = [0, 1]", 'seeds = [0, 1]\nattribute = "driver"\nitem_groups = ["driver"]'
     )
-    study_file.write_text(text.replace('split = "random', 'core = 2\nsplit = "random'))
-    config = read_study(study_file)
-    material = prepare(config, study_file.parent)
+    config, material = open_study(study_file, text.replace('split = "random', 'core = 2\nsplit = "random'))
     again = {split_context.seed: unpack(pack(split_context)) for split_context in material.split_contexts}
     cells = grid(config, material)
     there = [replace(cell, split_context=again[cell.split_context.seed]) for cell in cells]
@@ -43,15 +40,18 @@ def test_a_bench_is_the_same_after_its_files(study_file):
 
 
 def test_a_cell_is_the_same_after_its_values(study_file):
-    config = read_study(study_file)
-    material = prepare(config, study_file.parent)
+    config, material = open_study(study_file)
     for cell in grid(config, material):
         with_warm_start = replace(
-            cell, prerequisites=("a", "b"), warm_starts=({"l2": 10.0},), there=("a",), tunes_new_weights_only=True
+            cell,
+            prerequisites=("a", "b"),
+            warm_starts=({"l2": 10.0},),
+            warm_started_from=("a",),
+            tunes_new_weights_only=True,
         )
         for one in (cell, with_warm_start):
             there = unpack_cell(json.loads(json.dumps(pack_cell(one))), cell.split_context)
             assert there.key() == one.key()
             assert there.warm_starts == one.warm_starts
-            assert there.there == one.there
+            assert there.warm_started_from == one.warm_started_from
             assert there.tunes_new_weights_only == one.tunes_new_weights_only

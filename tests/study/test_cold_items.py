@@ -1,50 +1,22 @@
-"""New items end to end: they alone are ranked, and what is known of them decides."""
+"""New items end to end: only these are ranked, by their relations."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from studies import cold_study, open_study
 
 from relrank.evaluation.evaluate import evaluate, mean_metric
 from relrank.evaluation.ranking import ranks
 from relrank.runs.fitted_run import load_run
-from relrank.study.config import read_study
-from relrank.study.prepare import prepare
 from relrank.study.run import run_study
 from relrank.study.winner import save_winner
-
-STUDY = """
-name = "cold"
-[data]
-dataset = "planted"
-planted = { users = 300, items = 120, per_user = 6, groups = 12, seed = 3 }
-[protocol]
-split = "cold-items"
-item_share = 0.2
-without_train = "drop"
-[relations.driver]
-kind = "attribute"
-node = "item"
-column = "driver"
-[study]
-seeds = [0]
-trials = 3
-[[models]]
-name = "random"
-[[models]]
-name = "popularity"
-[[models]]
-name = "relational-ease"
-arms = ["interactions", "all"]
-"""
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory):
     home = tmp_path_factory.mktemp("cold")
-    (home / "cold.toml").write_text(STUDY)
-    config = read_study(home / "cold.toml")
-    material = prepare(config, home)
+    config, material = open_study(home / "cold.toml", cold_study())
     result = run_study(config, material, home / "out")
     return config, material, result, home / "out"
 

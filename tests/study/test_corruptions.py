@@ -1,4 +1,4 @@
-"""What is kept is what was written: damage is refused in one error, or changes no answer."""
+"""Damaged files are refused with one error, or do not change any answer."""
 
 import numpy as np
 import pytest

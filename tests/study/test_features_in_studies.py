@@ -121,7 +121,7 @@ def test_only_models_that_read_features_get_them(shop: Path, tmp_path: Path) -> 
     assert {name for name, cell in cells.items() if cell.graph.features} == {"graphsage-features", "hybrid"}
     result = run_study(config, material, tmp_path / "out")
     assert not any(n["where"] == "[features]" for n in result.card["notices"])
-    note = load_cell(tmp_path / "out" / "cells" / cells["hybrid"].key()).note
+    note = load_cell(tmp_path / "out" / "cells" / cells["hybrid"].key()).learned_values
     assert 0 < note["graph's share"]["product"] < 1
 
 

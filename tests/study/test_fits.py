@@ -10,6 +10,7 @@ import pytest
 import torch
 from command_line import relrank
 from rich.console import Console
+from studies import open_study
 
 from relrank.cli.live import LiveStudy, print_result
 from relrank.errors import InputError
@@ -197,9 +198,7 @@ def test_a_trained_model_ends_likewise(study_file, tmp_path, monkeypatch):
 
 def test_a_tuned_cell_counts_with_the_largest_values_it_may_try(study_file):
     text = study_file.read_text().replace('name = "ease"', 'name = "item-knn"')
-    study_file.write_text(text)
-    config = read_study(study_file)
-    material = prepare(config, study_file.parent)
+    config, material = open_study(study_file, text)
     cell = cell_with_prerequisites(config, material, "item-knn")[-1]
     kind, graph = MODELS["item-knn"], cell.graph
     (knob,) = (k for k in kind.grid_parameters(graph) if k.name == "neighbours")
@@ -240,8 +239,7 @@ def test_a_limit_changes_no_cell(study_file):
 
 
 def test_one_model_that_does_not_fit_is_refused_up_front(study_file, tmp_path, monkeypatch):
-    config = read_study(study_file)
-    material = prepare(config, study_file.parent)
+    config, material = open_study(study_file)
     cell = cell_with_prerequisites(config, material, "relational-ease")[-1]
     monkeypatch.setenv(VARIABLE, "1")
     with pytest.raises(InputError, match="model does not fit into memory") as said:
@@ -260,8 +258,7 @@ def test_a_search_is_refused_up_front(study_file, tmp_path, monkeypatch):
     pytest.importorskip("optuna")
     from relrank.study.optuna_search import search_study
 
-    config = read_study(study_file)
-    material = prepare(config, study_file.parent)
+    config, material = open_study(study_file)
     monkeypatch.setenv(VARIABLE, "1")
     with pytest.raises(InputError, match="model does not fit into memory"):
         search_study(config, material, tmp_path / "out", 1)
@@ -281,7 +278,7 @@ def test_live_shows_it_and_waits_for_it_no_more(study_file, tmp_path):
 
 
 def test_commands_say_it(study_file, tmp_path, monkeypatch, capsys):
-    """Estimates in the audit, an error of fit, a study that ends well."""
+    """Estimates in the audit, an error of fit, a study that succeeds."""
     monkeypatch.undo()  # with the estimates that there are
     monkeypatch.setenv(VARIABLE, "0.15")
     # 160 items: a block of scores, two by default for models without a rule of their own

@@ -1,4 +1,4 @@
-"""For whom a relation helps: planted differences between groups of users are found, chance is not."""
+"""Differences between groups of users: planted ones are detected, differences by chance are not."""
 
 from types import SimpleNamespace
 
@@ -19,7 +19,9 @@ def judge(adds, seeds=1, **columns):
         without = pl.DataFrame(shared | {"m": np.zeros(n)})
         return [pl.DataFrame(shared | {"m": adds[relation]})] * seeds, [without.reverse()] * seeds
 
-    return SimpleNamespace(known=list(adds), found=SimpleNamespace(metric="m", decimals=4), beside_tables=tables)
+    return SimpleNamespace(
+        judged_relations=list(adds), results=SimpleNamespace(metric="m", decimals=4), tables_of_added=tables
+    )
 
 
 def test_planted_differences_are_named_with_both_figures():

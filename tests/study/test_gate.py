@@ -1,4 +1,4 @@
-"""A gate: what two per-user tables allow to be said, and the exit code."""
+"""Comparison of two models by their per-user tables, and the exit code."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from relrank.cli.app import app
 from relrank.errors import InputError
 from relrank.study.config import read_study
-from relrank.study.model_comparison import EXIT_CODES, compare_models, parse_margin, said
+from relrank.study.model_comparison import EXIT_CODES, compare_models, comparison_summary, parse_margin
 from relrank.study.per_user_tables import read_per_user_tables
 from relrank.study.prepare import prepare
 from relrank.study.run import run_study
@@ -72,7 +72,7 @@ def test_margins_that_are_none(text):
 
 def test_a_share_of_a_baseline_of_0_is_no_margin():
     nothing = BASE.with_columns(pl.col("ndcg@10") * 0)
-    with pytest.raises(InputError, match="share of nothing"):
+    with pytest.raises(InputError, match="share of 0"):
         compare_models({None: BASE}, {None: nothing}, "ndcg@10", "1%")
 
 
@@ -164,7 +164,7 @@ def test_users_and_splits_by_hand(tmp_path):
     assert (found.effect.mean, found.baseline, found.effect.n_users, found.effect.n_seeds) == (2.0, 0.5, 2, 2)
     assert found.answer == "undecided"
     # the signs of two users say no more than p = .5: with one degree of freedom the quartile of t is 1, the error 2
-    assert found.effect.error == pytest.approx(2.0)
+    assert found.effect.standard_error == pytest.approx(2.0)
     assert found.effect.high == pytest.approx(2 + 12.706 * 2, rel=1e-3)
 
 
@@ -186,7 +186,7 @@ def anova(d):
 
 
 def test_several_splits_are_what_the_analysis_of_variance_says(tmp_path):
-    """As one table with a column, as a folder, in any order of splits and rows; one split alone says too much."""
+    """As one table with a column, as a folder, in any order of splits and rows; one split alone is too certain."""
     rng = np.random.default_rng(3)
     d = 0.01 + 0.02 * rng.normal(size=(400, 1)) + 0.01 * rng.normal(size=(1, 5)) + 0.05 * rng.normal(size=(400, 5))
     base = rng.random((400, 5))
@@ -217,7 +217,7 @@ PAIR = [[1.0, 2.0], [3.0, 4.0]]
         (over(PAIR), table(0.2, n_users=2), "(?s)do not pair up.*only in the baseline: without a name"),
         (over(PAIR, "ab"), over(PAIR, "ac"), r"(?s)only one of two paired tables.*split 0, user 'b'"),
         (over([*PAIR, PAIR[0]], "aba"), over(PAIR, "ab"), "(?s)user occurs twice.*split 0"),
-        (dict.fromkeys("ab", over(PAIR)), over(PAIR), "(?s)split is there twice.*b.parquet.*split 0 again"),
+        (dict.fromkeys("ab", over(PAIR)), over(PAIR), "(?s)split occurs twice.*b.parquet.*split 0 again"),
         (over(PAIR, column="fingerprint", names=["a" * 64, "b" * 64]),
          over(PAIR, column="fingerprint", names=["a" * 64, "c" * 64]), "new: b{12}; only in the baseline: c{12}$"),
         (over(PAIR).with_columns(fingerprint=pl.lit("x")), over(PAIR).with_columns(fingerprint=pl.lit("y")),
@@ -271,4 +271,6 @@ def test_the_studies_of_two_folders_and_two_models_of_one(study_file, tmp_path):
 def test_starts_on_one_split_are_not_called_splits(tmp_path):
     """Seeds of a study whose split is the same for all of them, such as the last item of everybody."""
     new = {f"one, seed {s}": table(0.21, seed=s).with_columns(fingerprint=pl.lit("one")) for s in (0, 1)}
-    assert said(compare_models(new, new, "ndcg@10", "1%"), "ndcg@10").endswith("1,000 users, 2 starts on one split")
+    assert comparison_summary(compare_models(new, new, "ndcg@10", "1%"), "ndcg@10").endswith(
+        "1,000 users, 2 starts on one split"
+    )

@@ -1,4 +1,4 @@
-"""Inside groups of users, by hand: metrics with counts, differences to a rival; what models say of themselves."""
+"""Groups of users, by hand: metrics with counts, differences to a rival; learned values of models."""
 
 import io
 import json
@@ -20,7 +20,7 @@ from relrank.study.model_effects import ModelEffects
 from relrank.study.prepare import prepare, smoke
 from relrank.study.result import StudyResult
 from relrank.study.result_tables import effects_and_verdicts, notes
-from relrank.study.rivals import versus
+from relrank.study.rivals import effects_vs_rival
 from relrank.study.run import run_study
 from relrank.study.subgroup_effects import group_effects, group_metrics
 
@@ -48,7 +48,9 @@ def cell(model, seed, ndcg, hit, **more):
     )
     summary = {"hit@5": 0.0, "ndcg@5": 0.0, "coverage@5": 0.3, "n_users": 3}  # means are not read from here
     evaluation = SimpleNamespace(table=table, summary=summary)
-    return SimpleNamespace(model=model, seed=seed, evaluation=evaluation, note={}, held=None, history=None, **more)
+    return SimpleNamespace(
+        model=model, seed=seed, evaluation=evaluation, learned_values={}, held=None, history=None, **more
+    )
 
 
 def by_hand(*cells):
@@ -97,7 +99,7 @@ def test_differences_to_the_rival_inside_groups_by_hand():
         (INTERACTIONS, cell("rival", 1, [0.3, 0.6, 0.4], [1, 1, 0])),
     ]
     found = by_hand(*two_seeds("m"), *rival)
-    effects, _ = effects_and_verdicts([], [], None, versus(found, ["m"], "rival", []))
+    effects, _ = effects_and_verdicts([], [], None, effects_vs_rival(found, ["m"], "rival", []))
     table = group_effects(found, effects, [])
     assert table["kind"].unique().to_list() == ["versus"]
     assert table["other"].unique().to_list() == ["rival"]
@@ -124,9 +126,9 @@ def test_gains_name_no_rival():
 def test_notes_of_a_model_on_itself():
     lengths = {label: {"mean": m, "sd": 0.1, "count": n} for label, m, n in
                [("11–50", 0.5, 7), ("> 50", 0.25, 2), ("≤ 10", 0.75, 4)]}  # fmt: skip
-    first, second, silent = (SimpleNamespace(model="m", seed=seed, note={}) for seed in (0, 1, 2))
-    first.note = {"own share by history length": lengths, "relation weights": {"b": 2.0, "a": 0.5}}
-    second.note = {"relation weights": {"a": 0.75}}
+    first, second, silent = (SimpleNamespace(model="m", seed=seed, learned_values={}) for seed in (0, 1, 2))
+    first.learned_values = {"own share by history length": lengths, "relation weights": {"b": 2.0, "a": 0.5}}
+    second.learned_values = {"relation weights": {"a": 0.75}}
     table = notes(CellResults([(ALL, second), (ALL, silent), (ALL, first)], "ndcg@5"))
     own, weights = "own share by history length", "relation weights"
     assert table.rows() == [
@@ -168,7 +170,7 @@ def test_a_study_stores_and_reads_them(study_file, tmp_path):
     assert set(versus["other"]) == {"ease"}
 
     cells = [load_cell(file.parent) for file in (out / "cells").glob("*/cell.json")]
-    (told,) = [c.note["relation weights"] for c in cells if c.note.get("relation weights")]
+    (told,) = [c.learned_values["relation weights"] for c in cells if c.learned_values.get("relation weights")]
     assert dict(result.notes.select("key", "value").iter_rows()) == told
     assert told.keys() == {"driver", "noise"}
     stored = json.loads((out / "results.json").read_text())
@@ -183,7 +185,7 @@ def test_a_study_stores_and_reads_them(study_file, tmp_path):
     (out / "group_metrics.parquet").unlink()
     with pytest.raises(InputError, match="group_metrics") as error:
         StudyResult.load(out)
-    assert "not complete" in error.value.what
+    assert "incomplete" in error.value.what
 
 
 def test_the_console_shows_history_lengths_where_they_differ(study_file, tmp_path):

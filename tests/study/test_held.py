@@ -8,7 +8,7 @@ import pytest
 from relrank.evaluation.evaluate import user_metric
 from relrank.models import MODELS
 from relrank.models.core.base import override_config
-from relrank.study.arms import drop
+from relrank.study.arms import all_without
 from relrank.study.cell_store import load_cell
 from relrank.study.config import ModelSection, read_study
 from relrank.study.fit_cell import fit_cell, refit_cell
@@ -115,7 +115,7 @@ def test_a_trained_model_is_searched_in_its_cells_folders(study_file, tmp_path, 
     ((cell, found),) = all_cells(config, material, tmp_path / "out" / "cells")
     without = found.held.table["driver"].to_numpy()
     chosen = override_config(MODELS[section.kind].Config(), found.chosen, section.name)
-    less = replace(cell, arm=drop(cell.arm.relations, "driver"))
+    less = replace(cell, arm=all_without(cell.arm.relations, "driver"))
     again, history = fit_cell(less, less.graph, chosen, tmp_path / "again", lambda _: None)
     if refit:
         again = refit_cell(less, less.graph, chosen, history, tmp_path / "refit", lambda _: None)[0]

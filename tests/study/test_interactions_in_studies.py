@@ -84,7 +84,7 @@ def test_refit_keeps_weights_and_counts_from_the_last_row_it_has(shop: Path) -> 
     material = read(shop, DECAY)
     split_context = replace(material.split_contexts[0], refit=True)
     cell = replace(grid(read_study(shop), material)[1], split_context=split_context)
-    model, graph = refit_cell(cell, cell.graph, cell.start()[0], None, shop.parent, lambda _: None)
+    model, graph = refit_cell(cell, cell.graph, cell.initial_config()[0], None, shop.parent, lambda _: None)
     edges = graph.interactions
     assert len(edges) == len(split_context.split.train) + len(split_context.split.valid)
     rows = split_context.split.valid

@@ -1,4 +1,4 @@
-"""Who judges: the interactions-only arms beside each other, by hand-made cells."""
+"""Strength of the judging models: their interactions-only arms compared, with hand-made cells."""
 
 import polars as pl
 import pytest
@@ -84,7 +84,7 @@ OF_WEAK = f" No gain is shown with {STRONGER}"
 
 
 def after(*rows):
-    """The sentences that rows of (model, relation, verdict) end with."""
+    """Caveats at the end of the sentences of rows (model, relation, verdict)."""
     table = pl.DataFrame(
         [{"model": m, "relation": r, "verdict": v, "held": 0.031, "sentence": f"{r}."} for m, r, v in rows]
     )

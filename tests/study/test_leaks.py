@@ -1,4 +1,4 @@
-"""A leak ends a study before a cell is run; one that is accepted by name is named in everything that is said."""
+"""A leak ends a study before a cell runs; an accepted leak is named in all results."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from relrank.runs.fitted_run import load_run
 from relrank.study.arms import INTERACTIONS, Arm
 from relrank.study.callbacks import NullCallback
 from relrank.study.config import StudyConfig, read_study
-from relrank.study.leaks import leak_suffix, leaks_of, needless, refuse_leaks
+from relrank.study.leaks import leak_suffix, leaks_of, needlessly_accepted, refuse_leaks
 from relrank.study.optuna_search import search_study
 from relrank.study.prepare import prepare
 from relrank.study.result import StudyResult
@@ -140,7 +140,7 @@ def test_only_what_is_named_is_accepted(shop, monkeypatch, capsys):
     assert code == 0
     assert "leak, accepted" in out
     found = prepare(config, shop).findings
-    assert [n.message for n in needless(found, ["genre", "clicks"])] == [
+    assert [n.message for n in needlessly_accepted(found, ["genre", "clicks"])] == [
         "accepts leaks of genre, where the audit found none"
     ]
 
@@ -194,7 +194,7 @@ def test_what_a_leak_concerns() -> None:
 
 
 def test_a_gain_to_look_at_is_said_before_the_verdicts(shop, tmp_path):
-    """Where a check of the data says nothing, the size of the gain does."""
+    """If the checks of the data find nothing, the size of the gain is suspicious."""
     config = read_study(shop / "accepted.toml")
     result = run_study(config, prepare(config, shop), tmp_path / "out")
     (said,) = result.card["suspicious_gains"]
@@ -231,7 +231,7 @@ TITLED = f'{COUNT}title = "How often"\n'
     ],
 )
 def test_a_column_worked_out_from_all_rows_ends_the_study(shop, relation, value, name, check, monkeypatch, capsys):
-    """A column of items that lists its readers, whatever they are called there, or counts them."""
+    """A column of items that lists its users, under any names, or counts them."""
     chance = np.arange(1, 121) / np.arange(1, 121).sum()
     chosen = [np.random.default_rng(u).choice(120, 8, replace=False, p=chance) for u in range(300)]
     rows = pl.DataFrame({"u": np.repeat(np.arange(300), 8), "i": np.concatenate(chosen)})

@@ -1,4 +1,4 @@
-"""Beyond accuracy in studies: paired differences of lists by hand, an attribute end to end, cells stored earlier."""
+"""Beyond accuracy in studies: paired differences of lists by hand, an attribute end to end, older stored cells."""
 
 import io
 import json
@@ -23,7 +23,7 @@ from relrank.study.model_effects import ModelEffects
 from relrank.study.prepare import prepare
 from relrank.study.result import StudyResult
 from relrank.study.result_tables import effects_and_verdicts, leaderboard
-from relrank.study.rivals import versus
+from relrank.study.rivals import effects_vs_rival
 from relrank.study.run import run_study
 from relrank.study.subgroup_effects import group_metrics
 
@@ -39,7 +39,14 @@ def cell(model, seed, ndcg, **of_lists):
     table = pl.DataFrame(columns | of_lists, schema_overrides=dict.fromkeys(of_lists, pl.Float64))
     evaluation = SimpleNamespace(table=table, summary=summary)
     return SimpleNamespace(
-        model=model, seed=seed, evaluation=evaluation, note={}, valid=0.1, cost=COST, held=None, history=None
+        model=model,
+        seed=seed,
+        evaluation=evaluation,
+        learned_values={},
+        valid_metric=0.1,
+        cost=COST,
+        held=None,
+        history=None,
     )
 
 
@@ -64,13 +71,13 @@ def test_differences_of_lists_by_hand():
 
 
 def test_versus_takes_the_lists_of_the_rival():
-    """With the same relations m's novelty is 4, 5, 6 and the rival's 1, 1, 4; without, they are told apart too."""
+    """With the same relations m's novelty is 4, 5, 6 and the rival's 1, 1, 4; without, they differ, too."""
     seen = {("m", ALL): [4.0, 5.0, 6.0], ("m", INTERACTIONS): [3.0, 5.0, 5.0],
             ("rival", ALL): [1.0, 1.0, 4.0], ("rival", INTERACTIONS): [0.0, 0.5, 0.0]}  # fmt: skip
     cells = [(arm, cell(model, 0, [0.1, 0.2, 0.3], **{"novelty@5": v})) for (model, arm), v in seen.items()]
     found = CellResults(cells, "ndcg@5")
     judges = [ModelEffects(found, model, RELATIONS, 0.01) for model in ("m", "rival")]
-    against = versus(found, ["m"], "rival", RELATIONS)
+    against = effects_vs_rival(found, ["m"], "rival", RELATIONS)
     effects, _ = effects_and_verdicts(judges, RELATIONS, None, against)
     rows = {(row["model"], row["kind"], row["other"]): row for row in list_effects(found, effects).to_dicts()}
     assert rows.keys() == {("m", "gain", None), ("rival", "gain", None), ("m", "versus", "rival")}

@@ -1,4 +1,4 @@
-"""A newcomer's shop from its files to a plan: what is planted is found, and what leaks is not believed."""
+"""A new user's shop from its files to a plan: planted relations are found, leaks are refused."""
 
 import re
 from html import unescape

@@ -1,4 +1,4 @@
-"""The mistakes that people make most: each is answered with what, where, expected, found and how to mend it.
+"""The most common mistakes: each error message names what, where, expected, found and how to fix it.
 
 The texts are written out, since they are what a user sees. The exit code is 2: 1 says that a check ended badly,
 as with a leak.
@@ -68,7 +68,7 @@ def shop(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def answer(shop, monkeypatch, capsys):
-    """What the program says of a study file that differs from the good one, and its exit code."""
+    """Message and exit code for a study file that differs from the correct one."""
 
     def run(*changes: tuple[str, str], words: tuple[str, ...] = ("audit", "study.toml")) -> str:
         text = STUDY

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from studies import nested_study, open_study
 
 from relrank.graph.relation import Relation
 from relrank.io.manifest import write_manifest
@@ -11,7 +12,7 @@ from relrank.study import arms as arm_of
 from relrank.study.arms import arms
 from relrank.study.callbacks import NullCallback
 from relrank.study.cell import Cell, key_of_identity
-from relrank.study.config import ModelSection, read_study
+from relrank.study.config import ModelSection
 from relrank.study.engines.engine import SequentialEngine
 from relrank.study.grid import grid
 from relrank.study.prepare import prepare
@@ -23,38 +24,10 @@ from relrank.tables.synthetic import PlantedConfig
 RELATIONS = ("a", "b", "c")
 LARGER = PlantedConfig(users=200, items=260, per_user=6, groups=6, seed=0)
 
-STUDY = """
-name = "nest"
-[data]
-dataset = "planted"
-planted = { users = 120, items = 60, per_user = 5, groups = 6, seed = 0 }
-[protocol]
-split = "random-leave-one-out"
-[relations.a]
-kind = "attribute"
-node = "item"
-column = "driver"
-[relations.b]
-kind = "attribute"
-node = "item"
-column = "noise"
-[relations.c]
-kind = "attribute"
-node = "item"
-column = "echo"
-[study]
-seeds = [0, 1]
-trials = 6
-[[models]]
-name = "relational-ease"
-"""
-
 
 @pytest.fixture
 def study(tmp_path):
-    (tmp_path / "nest.toml").write_text(STUDY)
-    config = read_study(tmp_path / "nest.toml")
-    return config, prepare(config, tmp_path)
+    return open_study(tmp_path / "nest.toml", nested_study())
 
 
 def cells_of(study, section, wanted=None):
@@ -92,7 +65,7 @@ def test_pairs_begin_after_their_halves(study):
     names = ("a", "b", "c", "d")
     planned = with_prerequisites(cells_of((config, four), wide, arms(names)))
     keys = {cell.key(): cell.arm.name for cell in planned}
-    [pair, _] = with_prerequisites(cells_of((config, four), wide, [arm_of.some(["c", "b"])]), planned)
+    [pair, _] = with_prerequisites(cells_of((config, four), wide, [arm_of.with_relations(["c", "b"])]), planned)
     assert [keys[key] for key in pair.prerequisites] == ["interactions + b", "interactions + c", "interactions"]
 
 
@@ -179,7 +152,7 @@ def test_a_first_search_has_to_beat_the_models_other_starts(study, tmp_path):
     found = tune_and_fit(replace(cell, split_context=split_context), tmp_path, lambda _: None, {})
     tried = [t for t in found.trials if start.items() <= t.values.items()]
     assert tried
-    assert found.valid >= max(t.metric for t in tried) - 1e-6
+    assert found.valid_metric >= max(t.metric for t in tried) - 1e-6
     # a search that begins elsewhere is told where
     with_warm_start = replace(cell, split_context=split_context, prerequisites=("x",), warm_starts=({"l2": 50.0},))
     assert not [
@@ -198,7 +171,7 @@ def unread_bench(split_context):
 
 
 def test_a_cell_is_run_again_once_what_it_should_have_begun_after_is_there(study, tmp_path):
-    """It was left out for want of memory in the first run; what that run searched without it is not kept."""
+    """It was skipped for lack of memory in the first run; cells that ran without it run again."""
     config, material = study
     first = dict(config.study.model_dump(), seeds=(0,))
     config = config.model_copy(update={"study": type(config.study)(**first)})
@@ -207,7 +180,7 @@ def test_a_cell_is_run_again_once_what_it_should_have_begun_after_is_there(study
     names = {cell.key(): cell.arm.name for cell in planned}
 
     class Forgetful(SequentialEngine):
-        """Memory ends in "all"."""
+        """Runs out of memory in "all"."""
 
         def run(self, cells, folder, callback):
             for key, result in super().run(
@@ -252,7 +225,7 @@ def test_what_is_searched_again_beside_a_relation(study):
     assert moved(arm_of.INTERACTIONS) == own
     assert moved(arm_of.alone("a")) == own | {"weights.a"}, "nothing was found before"
     assert moved(arm_of.alone("a"), found) == own | {"weights.a"}
-    assert moved(arm_of.drop(RELATIONS, "b"), found) == own | {"weights.a", "weights.c"}
+    assert moved(arm_of.all_without(RELATIONS, "b"), found) == own | {"weights.a", "weights.c"}
     assert moved(arm_of.all_of(RELATIONS), found) == own | weights
     shuffled = arm_of.rewired(RELATIONS, "b")
     assert moved(shuffled, found | {"weights.b": 3.0}) == {"weights.b"}

@@ -1,4 +1,4 @@
-"""Items that no interaction names: candidates of a fitted model that knows something of them, not of the test."""
+"""Items without interactions: candidates of a fitted model that has relations of them, but not in the test."""
 
 import json
 from dataclasses import replace

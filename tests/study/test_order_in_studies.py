@@ -1,4 +1,4 @@
-"""The order of histories on its way through a study and into a kept model."""
+"""The order of histories in a study and in a saved model."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 import torch
 from shops import SHOP
+from studies import open_study
 
 from relrank.errors import InputError
 from relrank.graph.construction.builders import InteractionWeights, build_graph
@@ -15,10 +16,8 @@ from relrank.graph.sequences import Sequences
 from relrank.models.closed_form.item_knn import ItemKNN
 from relrank.models.sequence.sasrec import SASRec, SASRecConfig
 from relrank.runs.fitted_run import FittedRun, load_run, save_run
-from relrank.study.config import read_study
 from relrank.study.fit_cell import refit_cell
 from relrank.study.grid import grid
-from relrank.study.prepare import prepare
 from relrank.study.run import run_study
 from relrank.tables.config import check
 from relrank.tables.protocols import ProtocolConfig, make_split
@@ -88,7 +87,7 @@ def folded(run: FittedRun, items: list[str]) -> torch.Tensor:
 def test_recommendations_follow_the_whole_history_where_it_goes_on(
     kind: type[SASRec | ItemKNN], tmp_path: Path
 ) -> None:
-    """All that a customer bought, the held-out rows last: what they buy next is asked."""
+    """All purchases of a customer, the held-out rows last; the next purchase is predicted."""
     run = kept(tmp_path / "run", "last-leave-one-out", kind)
     again = load_run(tmp_path / "run")
     assert (again.split.ordered, again.split.successive) == (True, True)
@@ -103,7 +102,7 @@ def test_recommendations_follow_the_whole_history_where_it_goes_on(
 
 
 def test_recommendations_are_those_of_training_where_rows_were_held_out_at_random(tmp_path: Path) -> None:
-    """A held-out row may be of any time, so it is masked and not put at the end."""
+    """A held-out row may have any time, so it is masked and not appended."""
     run = kept(tmp_path / "run", "random-leave-one-out")
     again = load_run(tmp_path / "run")
     assert (again.split.ordered, again.split.successive) == (True, False)
@@ -132,12 +131,10 @@ def test_refit_puts_validation_rows_where_they_belong_in_time(tmp_path: Path) ->
     """Held out at random, they are between the training rows."""
     columns = ["customer", "product", "time"]
     pl.DataFrame(ROWS, schema=columns, orient="row").write_csv(tmp_path / "sales.csv")
-    (tmp_path / "shop.toml").write_text(STUDY)
-    config = read_study(tmp_path / "shop.toml")
-    material = prepare(config, tmp_path)
+    config, material = open_study(tmp_path / "shop.toml", STUDY)
     split_context = replace(material.split_contexts[0], refit=True)
     cell = replace(grid(config, material)[0], split_context=split_context)
-    graph = refit_cell(cell, cell.graph, cell.start()[0], None, tmp_path / "refit", lambda _: None)[1]
+    graph = refit_cell(cell, cell.graph, cell.initial_config()[0], None, tmp_path / "refit", lambda _: None)[1]
     split = split_context.split
     test = set(zip(split.users.at(split.test.user), split.items.at(split.test.item), strict=True))
     between = 0
@@ -162,12 +159,11 @@ def test_validation_rows_without_a_place_in_time_are_refused_before_anything_run
     text = STUDY.replace("random-leave-one-out", "given").replace('"item-knn"', '"markov"')
     text = text.replace('file = "sales.csv"', 'file = "sales.csv"\ntest = "test.csv"')
     text = text.replace('split = "given"', 'split = "given"\nvalid_share = 0.3')
-    (tmp_path / "shop.toml").write_text(text if timed else text.replace('time = "time"', 'time = "row"'))
-    config = read_study(tmp_path / "shop.toml")
-    material = prepare(config, tmp_path)
+    text = text if timed else text.replace('time = "time"', 'time = "row"')
+    config, material = open_study(tmp_path / "shop.toml", text)
     if timed:
         assert run_study(config, material, tmp_path / "out").leaderboard.height
         return
-    with pytest.raises(InputError, match="no order in time once validation rows are among them") as error:
+    with pytest.raises(InputError, match="no order in time once they include validation rows") as error:
         grid(config, material)
     assert error.value.where == "markov"

@@ -1,4 +1,4 @@
-"""Effects on the metrics beside the study's own, by hand, and the line that tells where they contradict a verdict."""
+"""Effects on other metrics than the study's, by hand, and the line on contradictions to a verdict."""
 
 import io
 from dataclasses import replace
@@ -12,7 +12,7 @@ from relrank.cli.live import _print_contradictions, print_result
 from relrank.evaluation.comparison import compare
 from relrank.report.page import render
 from relrank.report.verdict_summary import answer
-from relrank.study.arms import INTERACTIONS, all_of, alone, drop, rewired
+from relrank.study.arms import INTERACTIONS, all_of, all_without, alone, rewired
 from relrank.study.cell_results import CellResults
 from relrank.study.config import read_study
 from relrank.study.metric_effects import contradicting_effects, in_words, metric_effects
@@ -37,7 +37,7 @@ def test_differences_of_every_other_metric_by_hand():
     found = CellResults(
         [
             cell(all_of(RELATIONS), [0.5, 0.5, 0.5], [0.6, 0.7, 0.8], [1.0, 1.0, 0.0], [0.5, 0.5, 0.25]),
-            cell(drop(RELATIONS, "a"), [0.4, 0.4, 0.4], [0.5, 0.5, 0.8], [1.0, 1.0, 1.0], [0.5, 0.25, 0.25]),
+            cell(all_without(RELATIONS, "a"), [0.4, 0.4, 0.4], [0.5, 0.5, 0.8], [1.0, 1.0, 1.0], [0.5, 0.25, 0.25]),
             cell(alone("a"), [0.3, 0.3, 0.3], [0.4, 0.5, 0.3], [0.0, 1.0, 0.0], [0.5, 0.5, 0.5]),
             cell(INTERACTIONS, [0.1, 0.1, 0.1], [0.1, 0.2, 0.3], [0.0, 0.0, 0.0], [0.0, 0.25, 0.5]),
             cell(rewired(RELATIONS, "a"), [0.4, 0.4, 0.4], [0.1, 0.2, 0.3], [0.0, 0.0, 0.0], [0.0, 0.25, 0.5]),
@@ -124,7 +124,7 @@ def test_many_contradictions_stay_one_line():
 
 
 def test_a_study_stores_them_and_a_person_reads_one_line(study_file, tmp_path):
-    """The driver helps each metric in the planted data; where one is turned round, one line says so."""
+    """The driver helps each metric in the planted data; if one is reversed, one line reports it."""
     study_file.write_text(study_file.read_text().replace("seeds = [0, 1]", "seeds = [0]"))
     config = read_study(study_file)
     result = run_study(config, prepare(config, study_file.parent), tmp_path / "out")

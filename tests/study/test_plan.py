@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from relrank.study.arms import INTERACTIONS, all_of, rewired, some
+from relrank.study.arms import INTERACTIONS, all_of, rewired, with_relations
 from relrank.study.cell_results import CellResults
 from relrank.study.plan import forward_selection, missing_placebo_arms, next_arms, plan_of
 
@@ -24,18 +24,18 @@ def cell(arm, worth, seed=0, base=0.2, chosen=None):
     )
     cost = {"fit": 1.5, "peak_mb": 100.0}
     return arm, SimpleNamespace(
-        model="m", seed=seed, valid=base + worth, evaluation=SimpleNamespace(table=table), cost=cost, held=None,
-        chosen=chosen or {}, history=None,
+        model="m", seed=seed, valid_metric=base + worth, evaluation=SimpleNamespace(table=table), cost=cost,
+        held=None, chosen=chosen or {}, history=None,
     )  # fmt: skip
 
 
 def worth(relations, of=WORTH_OF):
-    """Text holds most of what tags say."""
+    """Text has most of the information of tags."""
     return sum(of[r] for r in relations) - (0.012 if {"tags", "text"} <= set(relations) else 0)
 
 
 def found(*sets, of=WORTH_OF):
-    arms = [all_of(RELATIONS) if len(names) == len(RELATIONS) else some(names) for names in sets]
+    arms = [all_of(RELATIONS) if len(names) == len(RELATIONS) else with_relations(names) for names in sets]
     return CellResults([cell(arm, worth(arm.relations, of), seed) for arm in arms for seed in (0, 1)], "ndcg@10")
 
 
@@ -43,9 +43,9 @@ SINGLE_PROCESS = [(), *((r,) for r in RELATIONS)]
 
 
 def test_the_best_single_relation_comes_first_and_its_candidates_are_run_next():
-    steps, ends = forward_selection(found(*SINGLE_PROCESS), "m", RELATIONS)
+    steps, stop_reason = forward_selection(found(*SINGLE_PROCESS), "m", RELATIONS)
     assert [name for _, name in steps[0]][:2] == ["text", "tags"]
-    assert ends == "further arms were not run"
+    assert stop_reason == "further arms were not run"
     arms = next_arms(found(*SINGLE_PROCESS), "m", RELATIONS, ["text"])
     assert [arm.relations for arm in arms] == [
         ("tags", "text"), ("era", "text"), ("lang", "text"), ("size", "text"),
@@ -61,9 +61,9 @@ def test_the_best_single_relation_comes_first_and_its_candidates_are_run_next():
 def test_a_path_ends_where_validation_gains_nothing():
     pairs = [("text", r) for r in RELATIONS if r != "text"]
     three = [("text", "tags", r) for r in ("era", "lang", "size")]
-    steps, ends = forward_selection(found(*SINGLE_PROCESS, *pairs, *three), "m", RELATIONS)
+    steps, stop_reason = forward_selection(found(*SINGLE_PROCESS, *pairs, *three), "m", RELATIONS)
     assert [tried[0][1] for tried in steps] == ["text", "tags"]
-    assert ends == "no further relation is better on validation"
+    assert stop_reason == "no further relation is better on validation"
 
 
 def test_figures_of_a_plan():
@@ -77,9 +77,9 @@ def test_figures_of_a_plan():
     assert second.adds.mean == pytest.approx(0.008, abs=1e-4)
     assert second.total.mean == pytest.approx(0.058, abs=1e-4)
     assert first.share == pytest.approx(0.05 / 0.058, abs=1e-3)
-    assert first.left.mean == pytest.approx(0.008, abs=1e-4)
+    assert first.remaining_gain.mean == pytest.approx(0.008, abs=1e-4)
     assert all(step.confirmed for step in plan.steps)
-    assert plan.enough == 2  # after two, the rest is shown to be smaller than the margin
+    assert plan.sufficient_steps == 2  # after two, the rest is shown to be smaller than the margin
     assert plan.worth_building == 2
     assert plan_of(there, "m", RELATIONS, margin=0.02).worth_building == 1  # tags are below such a margin
 
@@ -94,8 +94,8 @@ def test_a_close_second_is_an_alternative():
 
 def test_a_step_that_test_does_not_confirm_is_not_built():
     rng = np.random.default_rng(3)
-    cells = [cell(INTERACTIONS, 0.0), cell(some(["era"]), 0.0)]
-    cells[1][1].valid += 0.01  # validation's luck
+    cells = [cell(INTERACTIONS, 0.0), cell(with_relations(["era"]), 0.0)]
+    cells[1][1].valid_metric += 0.01  # validation's luck
     noisy = cells[1][1].evaluation.table.with_columns(pl.col("ndcg@10") + rng.normal(0, 0.05, USERS))
     cells[1][1].evaluation.table = noisy
     plan = plan_of(CellResults(cells, "ndcg@10"), "m", ["era"], 0.002)
@@ -105,7 +105,7 @@ def test_a_step_that_test_does_not_confirm_is_not_built():
 
 
 def test_a_step_whose_shuffled_links_bring_as_much_is_not_built():
-    cells = [cell(INTERACTIONS, 0.0), cell(some(["era"]), 0.02)]
+    cells = [cell(INTERACTIONS, 0.0), cell(with_relations(["era"]), 0.02)]
     assert plan_of(CellResults(cells, "ndcg@10"), "m", ["era", "lang"], 0.002).worth_building == 1
     (arm,) = missing_placebo_arms(
         CellResults(cells, "ndcg@10"), plan_of(CellResults(cells, "ndcg@10"), "m", ["era", "lang"], 0.002)
@@ -116,7 +116,8 @@ def test_a_step_whose_shuffled_links_bring_as_much_is_not_built():
         plan = plan_of(there, "m", ["era", "lang"], 0.002)
         assert plan.steps[0].over_placebo.mean == pytest.approx(0.02 - worth_shuffled, abs=1e-4)
         assert plan.worth_building == built
-        assert ("not to be built, since shuffled links are not shown to bring less: era" in plan.ends) == (not built)
+        refused = "not to be built, since shuffled links are not shown to bring less: era" in plan.stop_reason
+        assert refused == (not built)
         assert missing_placebo_arms(there, plan) == []
 
 
@@ -133,14 +134,17 @@ def test_pitfall_a_wider_search_credited_to_the_relation_that_it_gave_no_weight(
     """The arms of all, and of all but one, are searched anew: a better penalty is no gain from an era of weight 0."""
     names = ["tags", "text", "era"]
     cells = [weighed(INTERACTIONS, 0.0)]
-    cells += [weighed(some([name]), WORTH_OF[name], name) for name in names]
-    cells += [weighed(some(["text", "tags"]), 0.06, "text", "tags"), weighed(some(["text", "era"]), 0.05, "text")]
+    cells += [weighed(with_relations([name]), WORTH_OF[name], name) for name in names]
+    cells += [
+        weighed(with_relations(["text", "tags"]), 0.06, "text", "tags"),
+        weighed(with_relations(["text", "era"]), 0.05, "text"),
+    ]
     cells += [weighed(all_of(names), 0.075, "text", "tags")]
     plan = plan_of(CellResults(cells, "ndcg@10"), "m", names, 0.002)
     assert [step.relation for step in plan.steps] == ["text", "tags"]
-    assert plan.ends == "no further relation is better on validation"
+    assert plan.stop_reason == "no further relation is better on validation"
     assert plan.steps[1].adds.mean == pytest.approx(0.025, abs=1e-4)
-    assert (plan.steps[1].left.mean, plan.steps[1].share) == (0, 1)
+    assert (plan.steps[1].remaining_gain.mean, plan.steps[1].share) == (0, 1)
     assert plan.steps[1].arm == "interactions + tags + text"
     assert (plan.worth_building, plan.base) == (2, pytest.approx(0.2, abs=0.002))
     # with a weight for the era the same figures are its own gain
@@ -152,13 +156,13 @@ def test_pitfall_a_wider_search_credited_to_the_relation_that_it_gave_no_weight(
 
 def test_settled_looks_at_each_split_by_itself_and_at_what_leads_to_a_relation():
     names, hops = ["tags", "era"], {"era": ("tags",)}
-    arm, everything = some(["tags"]), all_of(names)
+    arm, everything = with_relations(["tags"]), all_of(names)
     cells = [weighed(arm, 0.02, "tags", seed=s) for s in (0, 1)]
     cells += [weighed(everything, 0.03, "tags", seed=0), weighed(everything, 0.04, "era", seed=1)]
     cells += [weighed(rewired(names, "tags"), 0.09, "tags", seed=s) for s in (0, 1)]
     there = CellResults(cells, "ndcg@10", hops)
-    assert [c.valid - 0.2 for c in there.best_validated_cells("m", arm)] == pytest.approx([0.03, 0.02])
-    assert [c.valid - 0.2 for c in there.best_validated_cells("m", everything)] == pytest.approx([0.03, 0.04])
+    assert [c.valid_metric - 0.2 for c in there.best_validated_cells("m", arm)] == pytest.approx([0.03, 0.02])
+    assert [c.valid_metric - 0.2 for c in there.best_validated_cells("m", everything)] == pytest.approx([0.03, 0.04])
     assert there.best_validated_cells("m", INTERACTIONS) is None
     # what is read through tags uses them
     assert there._in_use(cells[3][1], names) == {"tags", "era"}

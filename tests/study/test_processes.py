@@ -12,15 +12,14 @@ from unittest import mock
 import psutil
 import pytest
 from engine_runs import STUDY, Counting, cells, same
+from studies import open_study
 from threadpoolctl import threadpool_limits
 
 from relrank.cli.studies import make_engine
 from relrank.errors import InputError
 from relrank.study.callbacks import NullCallback
-from relrank.study.config import read_study
 from relrank.study.engines import process_engine
 from relrank.study.engines.process_engine import ProcessEngine
-from relrank.study.prepare import prepare
 from relrank.study.run import run_study
 
 FOUR = """
@@ -74,9 +73,7 @@ def test_two_splits_whose_cells_wait_for_each_other(tmp_path):
     """Four relations have a path, whose arms are planned from what came before; trials are made once a split."""
     text = STUDY.replace("[study]", FOUR).replace("seeds = [0]", "seeds = [0, 1]")
     text = text[: text.index("[[models]]")] + '[[models]]\nname = "sparse-ease"\n'
-    (tmp_path / "four.toml").write_text(text.replace("trials = 2", "trials = 16"))
-    config = read_study(tmp_path / "four.toml")
-    material = prepare(config, tmp_path)
+    config, material = open_study(tmp_path / "four.toml", text.replace("trials = 2", "trials = 16"))
     with threadpool_limits(1):
         expected = run_study(config, material, tmp_path / "local")
     finished = set()
@@ -144,7 +141,7 @@ def test_a_process_that_cannot_unpack_says_so(study, tmp_path):
     config, material, _ = study
     with (
         mock.patch(
-            "relrank.study.engines.process_engine.pack", return_value={"rows.safetensors": b"", "bench.json": b"{}"}
+            "relrank.study.engines.process_engine.pack", return_value={"rows.safetensors": b"", "split.json": b"{}"}
         ),
         pytest.raises(InputError, match="not a whole graph bundle"),
         ProcessEngine(1) as engine,

@@ -186,7 +186,7 @@ def test_the_last_machine_that_is_large_enough_goes_away(cluster, study, tmp_pat
 
 
 def order_of(cell, folder):
-    """What a worker is told, of a study whose folder it does not see."""
+    """The order of a worker that cannot access the study's folder."""
     return {
         "key": cell.key(), "cell": pack_cell(cell), "relrank": relrank.__version__, "cores": 1,
         "folder": str(folder), "mark": ".mark", "environment": {},
@@ -217,7 +217,7 @@ def test_a_full_disk_on_a_worker_is_one_clear_error_and_leaves_nothing(study, tm
 
 def test_what_fails_on_leaving_does_not_hide_the_study_s_error():
     engine = RayEngine()
-    engine._ray, engine._mine = mock.MagicMock(), True
+    engine._ray, engine._is_local = mock.MagicMock(), True
     engine._ray.kill.side_effect = RuntimeError("no actor")
     engine.__exit__(None, None, None)
     engine._ray.shutdown.assert_called_once()

@@ -1,4 +1,4 @@
-"""What a customer buys again is in their history, from the file to the lists of a kept model."""
+"""Repeated purchases are in the history, from the file to the lists of a saved model."""
 
 from pathlib import Path
 

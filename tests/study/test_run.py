@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 from rich.console import Console
+from studies import open_study
 
 from relrank.cli.live import print_result
 from relrank.errors import InputError
@@ -24,7 +25,7 @@ from relrank.study.callbacks import NullCallback
 from relrank.study.card import interval_caveat
 from relrank.study.cell_store import load_cell
 from relrank.study.config import ModelSection, read_study
-from relrank.study.engines.engine import make_room
+from relrank.study.engines.engine import clear_unshared_cache
 from relrank.study.grid import cell_with_prerequisites, grid
 from relrank.study.prepare import prepare, smoke
 from relrank.study.result import StudyResult
@@ -92,8 +93,7 @@ def test_study_finds_the_planted_truth_and_resumes(study_file, tmp_path):
 
 
 def test_pitfall_a_cell_is_keyed_by_its_whole_configuration(study_file, monkeypatch):
-    config = read_study(study_file)
-    material = prepare(config, study_file.parent)
+    config, material = open_study(study_file)
     keys = [cell.key() for cell in grid(config, material)]
     assert len(set(keys)) == len(keys)
     cell = cell_with_prerequisites(config, material, "relational-ease", "all")[-1]
@@ -110,7 +110,7 @@ def test_pitfall_a_cell_is_keyed_by_its_whole_configuration(study_file, monkeypa
     # what was measured by another definition of the metrics is not taken for today's
     today = cell.key()
     monkeypatch.setattr("relrank.study.cell.METRICS_VERSION", 0)
-    assert cell.key() != today
+    assert replace(cell).key() != today
 
 
 def test_pitfall_arms_get_the_same_budget(finished):
@@ -263,8 +263,7 @@ def test_smoke_run_is_small_and_elsewhere(study_file, tmp_path):
 
 def test_winner_is_the_best_on_validation_and_recommends_by_title(finished, tmp_path):
     path, result = finished
-    config = read_study(path)
-    material = prepare(config, path.parent)
+    config, material = open_study(path)
     out = tmp_path / "out"
     shutil.copytree(path.parent / "out", out)
     winner = save_winner(config, material, out)
@@ -305,7 +304,7 @@ def test_slips_in_a_study_file_are_named(study_file, tmp_path, old, new, message
 
 
 def test_a_noisy_copy_is_called_interchangeable_with_what_it_copies(tmp_path):
-    """The arms that explain it are run only then: beside the other, and alone with its links shuffled."""
+    """Only then the explaining arms run: with the other relation, and alone with its links shuffled."""
     path = tmp_path / "echo.toml"
     relations = "".join(
         f'[relations.{name}]\nkind = "attribute"\nnode = "item"\ncolumn = "{name}"\n' for name in ("driver", "echo")
@@ -329,14 +328,13 @@ def test_a_noisy_copy_is_called_interchangeable_with_what_it_copies(tmp_path):
 
 
 def test_pitfall_a_setting_equal_to_the_default_is_still_held(study_file):
-    """Saying l2 = 200 is not the same as saying nothing: what is said is not tuned."""
-    config = read_study(study_file)
-    material = prepare(config, study_file.parent)
+    """An explicit l2 = 200 differs from the default 200: explicit values are not tuned."""
+    config, material = open_study(study_file)
     cell = cell_with_prerequisites(config, material, "ease", "interactions")[-1]
     said = type(cell)(
         cell.model.model_copy(update={"config": {"l2": 200.0}}), cell.arm, cell.split_context, cell.study
     )
-    assert said.start() == cell.start()
+    assert said.initial_config() == cell.initial_config()
     assert said.key() != cell.key()
 
 
@@ -363,8 +361,7 @@ def test_audit_names_a_relation_that_holds_the_test_rows(tmp_path):
 
 def test_arms_share_a_trial_only_where_the_same_edges_are_in_effect(study_file):
     """The memory of trials goes by edges: a shuffled relation is another one, unless its weight is 0."""
-    config = read_study(study_file)
-    material = prepare(config, study_file.parent)
+    config, material = open_study(study_file)
     cells = {
         c.arm.name: c
         for c in grid(config, material)
@@ -374,7 +371,7 @@ def test_arms_share_a_trial_only_where_the_same_edges_are_in_effect(study_file):
     def key(arm, **weights):
         cell = cells[arm]
         graph = cell.arm.graph(cell.split_context.graph, cell.split_context.seed)
-        start = cell.start()[0]
+        start = cell.initial_config()[0]
         return trial_cache_key(
             cell, graph, override_config(start, {f"weights.{r}": w for r, w in weights.items()}, "test")
         )
@@ -386,17 +383,16 @@ def test_arms_share_a_trial_only_where_the_same_edges_are_in_effect(study_file):
     assert key("all", driver=10.0, noise=0.0) == key("all, noise rewired", driver=10.0, noise=0.0)
     assert key("all", driver=10.0) != key("all", driver=10.0, noise=0.0)  # unnamed: the common weight, not 0
     other_seed = next(c for c in grid(config, material) if c.arm.name == "all" and c.split_context.seed == 1)
-    graph, start = other_seed.arm.graph(other_seed.split_context.graph, 1), other_seed.start()[0]
+    graph, start = other_seed.arm.graph(other_seed.split_context.graph, 1), other_seed.initial_config()[0]
     changed = override_config(start, {"weights.driver": 10.0, "weights.noise": 0.0}, "test")
     assert trial_cache_key(other_seed, graph, changed) != key("all", driver=10.0, noise=0.0)
 
 
 def test_trials_of_chains_go_by_the_relations_that_they_are_composed_of(study_file):
-    """A relation two hops away says something else where the hop before it is shuffled, even if that weighs 0."""
-    config = read_study(study_file)
-    material = prepare(config, study_file.parent)
+    """Shuffling a hop changes the relation that is read through it, even if the hop has weight 0."""
+    config, material = open_study(study_file)
     cell = next(c for c in grid(config, material) if c.model.name == "relational-ease" and c.arm.name == "all")
-    graph, start = cell.graph, cell.start()[0]
+    graph, start = cell.graph, cell.initial_config()[0]
     first = graph.relation("driver")
     n = len(graph.nodes[first.target])
     country = Relation.of("country", first.target, "noise", np.arange(n), np.arange(n) % 3)
@@ -408,8 +404,7 @@ def test_trials_of_chains_go_by_the_relations_that_they_are_composed_of(study_fi
 
 def test_a_model_without_relations_is_not_fitted_on_an_arm_with_some(study_file):
     """The label of a run must not claim relations that the model never saw."""
-    config = read_study(study_file)
-    material = prepare(config, study_file.parent)
+    config, material = open_study(study_file)
     assert cell_with_prerequisites(config, material, "ease")[-1].arm.name == "interactions"
     assert cell_with_prerequisites(config, material, "relational-ease")[-1].arm.name == "all"
     with pytest.raises(InputError, match="model uses no relations"):
@@ -507,8 +502,7 @@ def test_a_trained_winner_is_the_model_that_was_measured(study_file, tmp_path, m
     )
     out = tmp_path / "out"
     run(study_file, out, text)
-    config = read_study(study_file)
-    material = prepare(config, study_file.parent)
+    config, material = open_study(study_file)
     (cell,) = (
         c for c in grid(config, material) if c.model.name == "mf" and c.split_context.seed == config.study.seeds[0]
     )
@@ -530,8 +524,7 @@ def test_a_trained_winner_is_the_model_that_was_measured(study_file, tmp_path, m
 
 def test_weights_of_a_refitted_cell_are_those_after_the_refit(study_file, tmp_path):
     """With the validation rows in training the model's graph has them, too."""
-    config = read_study(study_file)
-    material = prepare(config, study_file.parent)
+    config, material = open_study(study_file)
     section = ModelSection(name="mf", config={"dim": 8}, train={"epochs": 2, "batch": 1024, "every": 1})
     whole = cell_with_prerequisites(config.model_copy(update={"models": (section,)}), material, "mf")[-1]
     cell = replace(whole, split_context=replace(whole.split_context, refit=True))
@@ -549,12 +542,11 @@ def test_weights_of_a_refitted_cell_are_those_after_the_refit(study_file, tmp_pa
 
 
 def test_a_winner_of_another_format_is_made_again(study_file, tmp_path):
-    """A folder from an older version is no run of this one, and says so; the study replaces it."""
+    """A folder from an older version is reported as such; the study replaces it."""
     text = study_file.read_text().split("[[models]]")[0] + '[[models]]\nname = "popularity"\n'
     out = tmp_path / "out"
     run(study_file, out, text)
-    config = read_study(study_file)
-    material = prepare(config, study_file.parent)
+    config, material = open_study(study_file)
     save_winner(config, material, out)
     note = out / "winner" / "run.json"
     note.write_text(note.read_text().replace("relrank-run-4", "relrank-run-1"))
@@ -574,5 +566,5 @@ def test_an_engine_makes_room_where_split_or_kind_of_model_change(study_file, mo
     )
     other_split = next(c for c in cells if c.model.name == "ease" and c.split_context is not first.split_context)
     for cell, last in ((first, None), (same, first), (other_model, first), (other_split, first)):
-        make_room(cell, last)
+        clear_unshared_cache(cell, last)
     assert released == [first, first]

@@ -1,4 +1,4 @@
-"""The search: equal trials, validation alone, and a killed run that ends where an unbroken one does."""
+"""The Optuna search: equal trials, only validation, and a killed run with the result of an uninterrupted one."""
 
 import shutil
 import sqlite3
@@ -15,7 +15,7 @@ from torch import nn
 from relrank.errors import InputError
 from relrank.models import MODELS, Trained
 from relrank.models.core.space import Choice, Range
-from relrank.study import cell_store, fit_cell, optuna_search, tune_cell
+from relrank.study import cell_store, fit_cell, optuna_search, optuna_storage, search_space, tune_cell
 from relrank.study.cell import Cell
 from relrank.study.config import ModelSection, read_study
 from relrank.study.grid import grid
@@ -87,10 +87,10 @@ class Fake(Trained):
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch):
-    """Learning and pruning begin early; and whether a disk keeps its word is not what is tested here."""
-    monkeypatch.setattr(optuna_search, "RANDOM_TRIALS", 4)
-    monkeypatch.setattr(optuna_search, "PRUNER_STARTUP_TRIALS", 3)
-    opened = optuna_search._open
+    """Learning and pruning start early; the database does not wait for the disk."""
+    monkeypatch.setattr(optuna_storage, "RANDOM_TRIALS", 4)
+    monkeypatch.setattr(optuna_storage, "PRUNER_STARTUP_TRIALS", 3)
+    opened = optuna_storage.open_storage
 
     def unsafe(optuna, path):
         storage = opened(optuna, path)
@@ -98,12 +98,12 @@ def fast(monkeypatch):
         storage.engine.dispose()
         return storage
 
-    monkeypatch.setattr(optuna_search, "_open", unsafe)
+    monkeypatch.setattr(optuna_storage, "open_storage", unsafe)
 
 
 @pytest.fixture
 def fake(monkeypatch):
-    """Fake among the models, with the metric that its configuration says."""
+    """Adds the model Fake, whose metric is set by its configuration."""
     monkeypatch.setitem(MODELS, "fake", Fake)
     Fake.epochs_trained = 0
     real = tune_cell.mean_metric
@@ -187,19 +187,19 @@ def test_every_models_space_holds_its_defaults(name, study_file):
     config, material = opened(study_file)
     arm = cells_to_search(config, material)[-1].arm
     cell = Cell(ModelSection(name=name), arm, material.split_contexts[0], config.study)
-    start, train = cell.start()
-    axes = optuna_search._axes(cell, arm.graph(cell.split_context.graph, 0))
+    start, train = cell.initial_config()
+    axes = search_space.axes_of(cell, arm.graph(cell.split_context.graph, 0))
     study = optuna.create_study(direction="maximize")
-    study.enqueue_trial(optuna_search._starts(axes)[0])
-    values = optuna_search._suggest(study.ask(), axes, start, train)
-    assert optuna_search.applied(start, train, values, name) == (
-        optuna_search.applied(start, train, {n: start.weight for n in values if n.startswith("weights.")}, name)
+    study.enqueue_trial(search_space.start_points(axes)[0])
+    values = search_space.suggest_values(study.ask(), axes, start, train)
+    assert search_space.applied(start, train, values, name) == (
+        search_space.applied(start, train, {n: start.weight for n in values if n.startswith("weights.")}, name)
     )
-    free = [optuna_search._suggest(study.ask(), axes, start, train) for _ in range(10)]
+    free = [search_space.suggest_values(study.ask(), axes, start, train) for _ in range(10)]
     assert not axes or any(other != values for other in free)
     for other in free:
-        changed = optuna_search.applied(start, train, other, name)
-        assert all(optuna_search.default_of(*changed, n) == pytest.approx(v) for n, v in other.items())
+        changed = search_space.applied(start, train, other, name)
+        assert all(search_space.default_of(*changed, n) == pytest.approx(v) for n, v in other.items())
 
 
 def test_search_finds_the_planted_relation_and_the_tuned_study_runs(study_file, tmp_path):
@@ -226,7 +226,7 @@ def test_search_finds_the_planted_relation_and_the_tuned_study_runs(study_file, 
                 field, _, entry = name.partition(".")
                 assert (loaded.chosen[field][entry] if entry else loaded.chosen[field]) == value
             if cell.split_context.seed == 0:  # what was searched is what is fitted
-                assert loaded.valid == best[cell.model.name, cell.arm.name].metric
+                assert loaded.valid_metric == best[cell.model.name, cell.arm.name].metric
 
 
 @pytest.mark.slow
@@ -259,7 +259,7 @@ def test_bad_curves_are_pruned_and_never_chosen(study_file, tmp_path, fake):
         assert len(s.trials) == 12
         assert s.count("pruned") >= 2
         assert s.best.metric == max(heights)
-        assert [t.state for t in s.trials if t.state != "failed"][: optuna_search.PRUNER_STARTUP_TRIALS].count(
+        assert [t.state for t in s.trials if t.state != "failed"][: optuna_storage.PRUNER_STARTUP_TRIALS].count(
             "pruned"
         ) == 0
         for t in s.trials:
@@ -375,7 +375,7 @@ def test_what_the_study_file_sets_is_not_searched(study_file, tmp_path, fake):
     ("text", "message"),
     [
         ('[models.arm."all without x".config]\nwidth = 3', "no such arm"),
-        ("[models.arm.all.train]\nepochs = 3", "budget of its own"),
+        ("[models.arm.all.train]\nepochs = 3", "its own training budget"),
         ("[models.arm.all.config]\nwidht = 3", "unknown hyper-parameter"),
     ],
 )
@@ -393,7 +393,7 @@ def test_an_arms_own_section_comes_on_top_of_the_models(study_file, fake):
     of_arm = {c.arm.name: c for c in grid(config, material) if c.model.name == "fake"}
     assert len({c.key() for c in of_arm.values()}) == len(of_arm)
     for arm, width, lr in (("interactions", 40, 0.01), ("all", 48, 1.0), ("all, driver rewired", 48, 1.0)):
-        settings, train = of_arm[arm].start()
+        settings, train = of_arm[arm].initial_config()
         assert (settings.width, settings.height, train.lr, train.epochs) == (width, 0.25, lr, 6)
     closed = '\n[[models]]\nname = "gf-cf"\n[models.arm.all.config]\nrank = 16'
     with pytest.raises(InputError, match="no such arm"):
@@ -404,7 +404,7 @@ def test_weights_of_an_arm_are_merged_with_the_models(study_file):
     text = "config = { weights = { driver = 3 } }\n[models.arm.all.config]\nweights = { noise = 10 }"
     config, material = opened(study_file, text)
     cell = next(c for c in grid(config, material) if (c.model.name, c.arm.name) == ("relational-ease", "all"))
-    assert cell.start()[0].weights == {"driver": 3, "noise": 10}
+    assert cell.initial_config()[0].weights == {"driver": 3, "noise": 10}
     assert cell.is_fixed("weights.driver")
     assert cell.is_fixed("weights.noise")
     assert not cell.is_fixed("l2")
@@ -446,8 +446,8 @@ def test_a_damaged_database_is_one_error_or_changes_nothing(study_file, tmp_path
 
 def test_a_full_disk_is_not_called_a_damaged_database(tmp_path):
     for error, what in (
-        (sqlite3.OperationalError("database or disk is full"), "trials cannot be kept"),
+        (sqlite3.OperationalError("database or disk is full"), "trials cannot be written"),
         (sqlite3.DatabaseError("file is not a database"), "not a database of trials"),
     ):
-        with pytest.raises(InputError, match=what), optuna_search._storage_errors(tmp_path / "tuning.db"):
+        with pytest.raises(InputError, match=what), optuna_storage.storage_errors(tmp_path / "tuning.db"):
             raise error

@@ -6,12 +6,12 @@ import polars as pl
 import pytest
 
 from relrank.evaluation.comparison import compare
-from relrank.study.arms import INTERACTIONS, all_of, drop
+from relrank.study.arms import INTERACTIONS, all_of, all_without
 from relrank.study.cell_results import CellResults
 
 RELATIONS = ["a", "b"]
 MEANS = {"interactions": [0.1, 0.2, 0.3], "all": [0.4, 0.4, 0.4], "all without a": [0.3, 0.6, 0.3]}
-ARMS = (INTERACTIONS, all_of(RELATIONS), drop(RELATIONS, "a"))
+ARMS = (INTERACTIONS, all_of(RELATIONS), all_without(RELATIONS, "a"))
 
 
 def cells(model, trained=True, splits=("s", "s", "s"), arms=ARMS, named=None):
@@ -35,7 +35,7 @@ def test_by_hand():
     """What starts do to all arms alike is in no difference of two; the rest of nine means has four freedoms."""
     starts = CellResults(cells("m"), "mrr").starts(("m", (1, -1)))
     assert starts.variance == pytest.approx(2 * REST / 4 / 3)
-    assert starts.freedom == pytest.approx(4)
+    assert starts.degrees_of_freedom == pytest.approx(4)
     twice = CellResults(cells("m"), "mrr").starts(("m", (1, -1, -2, 2)))
     assert twice.variance == pytest.approx(10 * REST / 4 / 3)
 
@@ -45,7 +45,7 @@ def test_two_models_add_up():
     both = found.starts(("m", (1,)), ("n", (-1,)))
     one, other = WITH_COMMON / 6 / 3, 0.02 / 2 / 3
     assert both.variance == pytest.approx(one + other)
-    assert both.freedom == pytest.approx((one + other) ** 2 / (one**2 / 6 + other**2 / 2))
+    assert both.degrees_of_freedom == pytest.approx((one + other) ** 2 / (one**2 / 6 + other**2 / 2))
     beside = found.starts(("m", (1,)), ("closed", (-1,)))
     assert beside.variance == pytest.approx(one)
     assert found.starts(("closed", (1, -1))) is None
@@ -72,5 +72,5 @@ def test_effects_of_a_study_know_it():
     effect = found.effect("m", ARMS[1], ARMS[0])[2]
     tables = found.tables("m", "all"), found.tables("m", "interactions")
     assert compare(*tables, "mrr").error ** 2 == pytest.approx(0.02 / 2 / 3)
-    assert effect.error**2 == pytest.approx(2 * REST / 4 / 3)
+    assert effect.standard_error**2 == pytest.approx(2 * REST / 4 / 3)
     assert effect.mean == pytest.approx(0.2)

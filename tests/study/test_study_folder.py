@@ -12,6 +12,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from command_line import relrank
+from studies import open_study
 
 from relrank.errors import InputError
 from relrank.io import manifest
@@ -20,7 +21,6 @@ from relrank.runs.fitted_run import load_run
 from relrank.study import winner as running
 from relrank.study.config import read_study
 from relrank.study.folder import names_of_study
-from relrank.study.prepare import prepare
 from relrank.study.result import StudyResult
 from relrank.study.run import run_study
 from relrank.study.winner import save_winner
@@ -49,9 +49,7 @@ with locked_folder(Path(sys.argv[1])):
 
 
 def opened(folder: Path, text: str = TINY):
-    (folder / "tiny.toml").write_text(text)
-    config = read_study(folder / "tiny.toml")
-    return config, prepare(config, folder)
+    return open_study(folder / "tiny.toml", text)
 
 
 def inside(folder: Path) -> dict[str, bytes]:
@@ -135,7 +133,7 @@ def test_the_winner_has_the_titles_and_columns_that_items_have_now(tmp_path, mon
     config, material = named(tmp_path, "New")
     run_study(config, material, out)
     fits = []
-    monkeypatch.setattr(running, "_save_winner", lambda *_: fits.append(1))
+    monkeypatch.setattr(running, "_fit_winner", lambda *_: fits.append(1))
     winner = save_winner(config, material, out)
     assert fits == []  # the model is what it was
     after = load_run(out).recommend("u3", 4)
@@ -151,7 +149,7 @@ def test_the_winner_has_the_titles_and_columns_that_items_have_now(tmp_path, mon
 
 
 def test_the_winner_has_what_is_known_of_nodes_behind_items_now(tmp_path):
-    """Filters read it; a run that was kept before such filters were has none."""
+    """Filters read it; a run saved before there were filters has none."""
     config, material = named(tmp_path, "Old")
     run_study(config, material, tmp_path / "out")
     run = save_winner(config, material, tmp_path / "out")
@@ -173,7 +171,7 @@ def test_a_winner_that_cannot_be_read_now_is_told_and_not_fitted_again(tmp_path,
     run_study(config, material, out)
     save_winner(config, material, out)
     before = inside(out / "winner")
-    monkeypatch.setattr(running, "_save_winner", lambda *_: pytest.fail("fitted again"))
+    monkeypatch.setattr(running, "_fit_winner", lambda *_: pytest.fail("fitted again"))
     with monkeypatch.context() as small:
         small.setattr(fitted_run, "available_memory", lambda: 10)
         with pytest.raises(InputError, match="model does not fit into memory"):

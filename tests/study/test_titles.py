@@ -14,11 +14,11 @@ from relrank.cli.live import print_result
 from relrank.errors import InputError
 from relrank.report.page import render
 from relrank.report.verdict_summary import answer
-from relrank.study.arms import INTERACTIONS, all_of, alone, alone_rewired, drop, rewired, some
+from relrank.study.arms import INTERACTIONS, all_of, all_without, alone, alone_rewired, rewired, with_relations
 from relrank.study.callbacks import NullCallback
 from relrank.study.config import read_study
 from relrank.study.leaks import finish
-from relrank.study.model_effects import _chained
+from relrank.study.model_effects import _chain_sentences
 from relrank.study.prepare import prepare
 from relrank.study.result import StudyResult
 from relrank.study.result_tables import _not_read
@@ -102,8 +102,8 @@ def test_another_title_fits_nothing_again(study_file, tmp_path):
 @pytest.mark.parametrize(
     ("titles", "message"),
     [
-        ({"driver": "Taste", "noise": " Taste "}, "relations driver and noise would both be read as 'Taste'"),
-        ({"driver": "noise"}, "relations driver and noise would both be read as 'noise'"),
+        ({"driver": "Taste", "noise": " Taste "}, "relations driver and noise have the same title 'Taste'"),
+        ({"driver": "noise"}, "relations driver and noise have the same title 'noise'"),
         ({"driver": ""}, "title must be one line of text, not empty"),
         ({"driver": "   "}, "title must be one line of text, not empty"),
     ],
@@ -140,10 +140,10 @@ def test_every_kind_of_relation_may_have_one(study_file, kind):
     [
         (INTERACTIONS, "interactions"),
         (all_of(["a", "b"]), "all"),
-        (drop(["a", "b"], "a"), "all without Tags"),
-        (drop(["a", "b"], "b"), "all without b"),
+        (all_without(["a", "b"], "a"), "all without Tags"),
+        (all_without(["a", "b"], "b"), "all without b"),
         (alone("a"), "interactions + Tags"),
-        (some(["b", "a"]), "interactions + Tags + b"),
+        (with_relations(["b", "a"]), "interactions + Tags + b"),
         (rewired(["a", "b"], "a"), "all, Tags rewired"),
         (alone_rewired("a"), "interactions + Tags, Tags rewired"),
     ],
@@ -155,8 +155,13 @@ def test_arms_are_read_with_titles(arm, title):
 
 def test_sentences_of_chains_and_of_what_is_not_read():
     titles, hops = {"by": "Author", "from": "Country"}, {"by": (), "from": ("by",)}
-    assert _chained("by", ["by", "from"], hops, titles) == " Without it Country cannot be read and is left out, too."
-    assert _chained("from", ["by", "from"], hops, titles).startswith(" It is read through Author, beside which")
+    assert (
+        _chain_sentences("by", ["by", "from"], hops, titles)
+        == " Without it Country cannot be read and is left out, too."
+    )
+    assert _chain_sentences("from", ["by", "from"], hops, titles).startswith(
+        " It is read through Author, beside which"
+    )
     assert _not_read("m", "from", titles)["sentence"] == "Country is not read by m."
     assert _not_read("m", "from", titles)["relation"] == "from"
 

@@ -22,7 +22,7 @@ def grid_values(n, start=0, name="x"):
 
 
 class Counted:
-    """A function of the knobs that writes down where it was asked."""
+    """A function of the parameters that records its calls."""
 
     def __init__(self, function):
         self.function, self.asked = function, []
@@ -42,7 +42,7 @@ def test_finds_the_peak_of_a_separable_unimodal_function(peak, start):
     measure = Counted(lambda x, y: -abs(x - peak[0]) - 2 * (y - peak[1]) ** 2)
     found = coordinate_search([grid_values(10, start[0], "x"), grid_values(10, start[1], "y")], 100, measure)
     assert chosen(found) == {"x": peak[0], "y": peak[1]}
-    assert found.finished
+    assert found.converged
     assert len(found.trials) < 40, "a climb is no grid of 100"
 
 
@@ -56,16 +56,16 @@ def test_follows_a_ridge_that_needs_more_than_one_round():
 
 
 def test_never_spends_more_than_the_budget():
-    """A smaller budget is the beginning of the same search, and says that it did not get to the end."""
+    """A smaller budget makes the first trials of the same search, and reports that it did not converge."""
     grid_parameters = [grid_values(9, 0, n) for n in "xyz"]
     whole = coordinate_search(grid_parameters, 1000, lambda values: sum(values.values()))
-    assert whole.finished
+    assert whole.converged
     for budget in range(1, len(whole.trials) + 3):
         measure = Counted(lambda x, y, z: x + y + z)
         found = coordinate_search(grid_parameters, budget, measure)
         assert found.trials == whole.trials[:budget]
         assert len(measure.asked) == min(budget, len(whole.trials))
-        assert found.finished == (budget >= len(whole.trials))
+        assert found.converged == (budget >= len(whole.trials))
 
 
 def test_never_asks_for_a_place_twice_and_starts_at_the_start():
@@ -77,7 +77,7 @@ def test_never_asks_for_a_place_twice_and_starts_at_the_start():
 
 
 def test_stops_when_no_single_step_helps():
-    """On a plateau nothing helps: a relation has to earn its weight. Both directions were asked, then it ends."""
+    """On a plateau no weight moves: a relation has to earn it. Both directions are tried once."""
     measure = Counted(lambda x, y: 1.0)
     found = coordinate_search([grid_values(9, 4, "x"), grid_values(9, 0, "y")], 500, measure)
     assert found.chosen == 0
@@ -86,10 +86,10 @@ def test_stops_when_no_single_step_helps():
 
 
 def test_a_step_that_is_hardly_better_is_not_taken():
-    """What is chosen is where the search stands, not whatever trial was luckiest."""
+    """The chosen trial is the search's last position, not the luckiest trial."""
     found = coordinate_search([grid_values(9, 4, "x")], 500, lambda values: 1 + 1e-5 * values["x"])
     assert found.chosen == 0
-    assert found.finished
+    assert found.converged
     assert chosen(coordinate_search([grid_values(9, 4, "x")], 500, lambda values: 1 + 1e-2 * values["x"])) == {"x": 8}
 
 
@@ -100,7 +100,7 @@ def test_where_it_ends_no_neighbour_is_better():
 
     for start in itertools.product(range(0, 10, 3), repeat=2):
         found = coordinate_search(
-            [grid_values(10, start[0], "x"), grid_values(10, start[1], "y")], 500, bumpy, worth=0
+            [grid_values(10, start[0], "x"), grid_values(10, start[1], "y")], 500, bumpy, min_gain=0
         )
         known = {tuple(t.values.values()): t.metric for t in found.trials}
         x, y = chosen(found).values()
@@ -119,7 +119,7 @@ def test_arms_that_share_knobs_try_the_same_values_while_these_help():
 
 
 def test_knobs_of_a_group_are_also_moved_together():
-    """Neither knob is worth a step while the other stays at 0: alone they are never found."""
+    """Neither parameter improves while the other stays at 0: single steps never find them."""
     measure = Counted(lambda x, y: 10 - (x - 5) ** 2 / 10 - (y - 4) ** 2 / 10 if x and y else 1 - max(x, y))
     alone = coordinate_search([grid_values(8, 0, "x"), grid_values(8, 0, "y")], 500, measure)
     assert chosen(alone) == {"x": 0, "y": 0}
@@ -127,7 +127,7 @@ def test_knobs_of_a_group_are_also_moved_together():
         [GridParameter(n, grid_values(8).grid_values, 0.0, "weights") for n in "xy"], 500, measure
     )
     assert chosen(together) == {"x": 5, "y": 4}
-    assert together.finished
+    assert together.converged
 
 
 def test_a_group_of_one_is_a_knob():
@@ -152,7 +152,7 @@ def test_what_moved_with_its_group_has_to_earn_its_place():
     )
     assert found.trials[1].values == {"x": 3, "y": 3}
     assert chosen(found) == {"x": 3, "y": 0}
-    assert found.finished
+    assert found.converged
 
 
 def test_a_step_within_its_paired_error_is_not_taken():
@@ -218,7 +218,7 @@ def test_a_budget_that_ends_early_ends_at_no_worse_than_a_start_that_was_tried(b
 
 
 def test_a_second_start_has_to_be_beaten():
-    """A hill far off, which the first start does not see: the search goes on from there, and ends no lower."""
+    """A distant hill out of reach of the first start: the search continues from there, and never ends lower."""
 
     def two_hills(x):
         return 2 - abs(x - 1) if x < 4 else 5 - abs(x - 16)
@@ -229,7 +229,7 @@ def test_a_second_start_has_to_be_beaten():
         [grid_values(20)], 500, lambda values: two_hills(values["x"]), starts=[{"x": 0.0}, {"x": 14.0}]
     )
     assert chosen(both) == {"x": 16}
-    assert both.finished
+    assert both.converged
     worse = coordinate_search(
         [grid_values(20)], 500, lambda values: two_hills(values["x"]), starts=[{"x": 0.0}, {"x": 9.0}]
     )
@@ -256,7 +256,7 @@ def test_more_relations_never_validate_worse_than_the_arms_without_one():
     assert stuck.trials[stuck.chosen].metric < less.trials[less.chosen].metric == measure({"x": 6, "weights.tags": 0})
     whole = coordinate_search(grid_parameters, 500, measure, without=["weights.tags"])
     assert chosen(whole) == {"x": 6, "weights.tags": 0}
-    assert whole.finished
+    assert whole.converged
     # what the arm without the relation tries on the way is its own
     assert len(whole.trials) < len(stuck.trials) + len(less.trials)
 
@@ -264,7 +264,7 @@ def test_more_relations_never_validate_worse_than_the_arms_without_one():
 @given(st.integers(0, 10_000), st.sampled_from([3, 8, 15, 500]))
 @settings(max_examples=100)
 def test_arms_that_begin_where_all_ended_find_nothing_better(seed, budget):
-    """Whatever the hill: three weights, noise of users, every arm without one of them, budgets that end a search."""
+    """On any hill: three weights, user noise, every arm without one of them, budgets that run out."""
     rng = np.random.default_rng(seed)
     known = {}
 
@@ -303,14 +303,14 @@ def test_a_published_setting_stays_unless_another_is_better_by_more_than_chance(
         reference={"x": 3.0, "y": 1.0},
     )  # fmt: skip
     assert chosen(found) == expected
-    assert found.finished
+    assert found.converged
     tried = [trial.values for trial in found.trials]
     assert {"x": 14.0, "y": 3.0} in tried
     assert {"x": 4.0, "y": 3.0} in tried
 
 
 def test_the_trial_that_was_chosen_is_marked_and_no_other():
-    """Two trials may set the same knobs to the same values, or fewer of them: values do not say which one it was."""
+    """Two trials may have the same values, or a subset: values do not identify the chosen one."""
     table = pl.DataFrame({"user": [1]})
     trials = (Trial({}, 0.1), Trial({"l2": 1.0}, 0.2), Trial({"l2": 1.0}, 0.3))
     cell = CellResult(

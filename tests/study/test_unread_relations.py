@@ -204,7 +204,7 @@ def test_no_arm_has_what_hangs_on_a_hop_without_it(chain: Path) -> None:
     alone = cell_with_prerequisites(config, material, "relational-ease", "from")[
         -1
     ]  # asked for by name: there is no way there
-    assert alone.read.relations == ()
+    assert alone.effective_arm.relations == ()
     assert alone.key() == cell_with_prerequisites(config, material, "relational-ease", "interactions")[-1].key()
     assert set(cell_with_prerequisites(config, material, "relational-ease", "from,by")[-1].graph.relations) == {
         "by",
@@ -232,14 +232,14 @@ def test_searches_of_chained_arms_are_nested_and_shuffled_hops_move_what_hangs_o
 
 
 def test_trials_are_shared_only_where_the_hops_are_the_same(chain: Path) -> None:
-    """A hop of weight 0 counts where something hangs on it, and only there."""
+    """A hop of weight 0 matters only if another relation is read through it."""
     config = study(chain, CHAIN + OPEN)
     material = prepare(config, chain)
     cells = {c.arm.name: c for c in grid(config, material)}
 
     def trial(arm, **weights):
         cell = cells[arm]
-        start, _ = cell.start()
+        start, _ = cell.initial_config()
         values = {**dict.fromkeys(cell.graph.relations, 0.0), **weights}
         return trial_cache_key(cell, cell.graph, type(start)(weights=values))
 
@@ -252,14 +252,14 @@ def test_trials_are_shared_only_where_the_hops_are_the_same(chain: Path) -> None
 def test_arms_with_hops() -> None:
     over = {"a": (), "b": ("a",), "c": ("a", "b"), "d": ()}
     names = list(over)
-    assert arm_of.drop(names, "a", over).relations == ("d",)
-    assert arm_of.drop(names, "b", over).relations == ("a", "d")
+    assert arm_of.all_without(names, "a", over).relations == ("d",)
+    assert arm_of.all_without(names, "b", over).relations == ("a", "d")
     assert arm_of.alone("c", over) == arm_of.Arm("interactions + a + b + c", ("a", "b", "c"))
-    assert arm_of.before("c", over) == arm_of.Arm("interactions + a + b", ("a", "b"))
-    assert arm_of.before("d", over) == arm_of.INTERACTIONS
+    assert arm_of.alone_baseline("c", over) == arm_of.Arm("interactions + a + b", ("a", "b"))
+    assert arm_of.alone_baseline("d", over) == arm_of.INTERACTIONS
     assert arm_of.alone_rewired("b", over) == arm_of.Arm("interactions + a + b, b rewired", ("a", "b"), "b")
-    assert arm_of.some(["d", "b"], over).relations == ("a", "b", "d")
-    assert arm_of.without_beside("d", "b", over).relations == ("a", "d")
+    assert arm_of.with_relations(["d", "b"], over).relations == ("a", "b", "d")
+    assert arm_of.pair_without("d", "b", over).relations == ("a", "d")
     planned = [a.name for a in arm_of.arms(names, ("interactions", "alone"), over)]
     assert planned == [
         "interactions", "interactions + a", "interactions + a + b", "interactions + a + b + c", "interactions + d",

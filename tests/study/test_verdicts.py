@@ -1,4 +1,4 @@
-"""The rule that turns effects into words, case by case, and what it says of data whose truth is known."""
+"""Verdicts from effects, case by case, and on data with a known truth."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ import pytest
 
 from relrank.evaluation.comparison import Effect, effect_from_differences, t_quantile
 from relrank.study.figures import decimals_of, signed
-from relrank.study.verdicts import ALPHA, Evidence, agrees, decide_verdicts, sentence
+from relrank.study.verdicts import ALPHA, Evidence, agrees, decide_verdicts, verdict_sentence
 
 MARGIN = 0.01
 
@@ -65,7 +65,7 @@ def test_rule(evidence, verdict):
 
 
 def test_pitfall_redundant_because_a_test_did_not_reject():
-    """Alone it helps, beside the others nothing is shown: that the others replace it has to be shown, too."""
+    """It helps alone, without evidence in addition to the others: that they replace it needs evidence, too."""
     silent = effect(0.03, 0.02)  # p > .05, and as large as alone
     assert silent.p > ALPHA
     assert said(Evidence(silent, UP, silent, redundancy=effect(-0.01, 0.04))) == "undecided"
@@ -94,7 +94,7 @@ def test_a_claim_is_as_certain_as_its_weakest_effect():
 
 
 def test_interchangeable_names_those_that_bring_most_of_it():
-    one = Evidence(FLAT, UP, FLAT, redundancy=UP, replaced_by={"a": UP, "b": WIDE, "c": DOWN})
+    one = Evidence(FLAT, UP, FLAT, redundancy=UP, redundancy_with={"a": UP, "b": WIDE, "c": DOWN})
     assert decide_verdicts({"tags": one}, MARGIN)["tags"].instead == ("a",)
 
 
@@ -112,7 +112,7 @@ def test_visible_effect_is_that_of_the_least_certain_figure_and_all_relations():
 
 
 def worded(one: Evidence, **more: Effect) -> str:
-    return sentence("tags", "ndcg@10", decide_verdicts({"tags": one}, MARGIN)["tags"], one, MARGIN, **more)
+    return verdict_sentence("tags", "ndcg@10", decide_verdicts({"tags": one}, MARGIN)["tags"], one, MARGIN, **more)
 
 
 def test_sentences_carry_the_figures_and_a_plus_is_what_a_relation_adds():
@@ -122,7 +122,7 @@ def test_sentences_carry_the_figures_and_a_plus_is_what_a_relation_adds():
         "+0.0400 once the model is tuned again without it; alone +0.0500."
     )
     assert worded(Evidence(DOWN, FLAT)).startswith("tags hurts: beside the others it adds -0.0500 (-0.0598")
-    text = worded(Evidence(FLAT, UP, FLAT, redundancy=UP, replaced_by={"text": UP}), together=effect(0.06))
+    text = worded(Evidence(FLAT, UP, FLAT, redundancy=UP, redundancy_with={"text": UP}), together=effect(0.06))
     assert text == (
         "tags is interchangeable with text: alone it adds +0.0500 (+0.0402 to +0.0598) ndcg@10, beside the others "
         "0.0000 (-0.0020 to +0.0020); together they add +0.0600. One of them is enough."
@@ -149,7 +149,7 @@ def test_a_small_metric_is_told_to_more_decimals(metric, decimals):
 def test_a_sentence_of_a_small_metric_says_something():
     small = effect(0.000123, 0.00001)
     said = decide_verdicts({"tags": Evidence(small, small, small)}, 0.00002)["tags"]
-    assert sentence("tags", "ndcg@10", said, Evidence(small, small, small), 0.00002, decimals=6).startswith(
+    assert verdict_sentence("tags", "ndcg@10", said, Evidence(small, small, small), 0.00002, decimals=6).startswith(
         "tags helps: beside the others it adds +0.000123 (+0.000103 to +0.000143) ndcg@10, +0.000123 once"
     )
 
@@ -167,7 +167,7 @@ def test_undecided_says_what_would_decide():
     assert worded(Evidence(many, many)).endswith("with more than 50 splits.")
     # where every seed has the same test rows, no number of splits would do
     said_of = decide_verdicts({"tags": Evidence(splits, splits)}, MARGIN)["tags"]
-    fixed = sentence("tags", "ndcg@10", said_of, Evidence(splits, splits), MARGIN, draws_test=False)
+    fixed = verdict_sentence("tags", "ndcg@10", said_of, Evidence(splits, splits), MARGIN, draws_test=False)
     assert fixed.endswith("with about 1,200 users.")
 
 

@@ -11,7 +11,7 @@ from relrank.study.arms import INTERACTIONS, all_of, rewired
 from relrank.study.cell_results import CellResults
 from relrank.study.config import read_study
 from relrank.study.prepare import prepare
-from relrank.study.rivals import against_strongest, versus
+from relrank.study.rivals import against_strongest, effects_vs_rival
 from relrank.study.run import run_study
 
 RELATIONS = ["a", "b"]
@@ -45,7 +45,8 @@ def values(seed=0):
 
 def test_both_differences_by_hand():
     v = values()
-    rows = {(r["model"], r["kind"]): r for r in versus(found(v), ["linear", "network"], "linear", RELATIONS)}
+    rows = effects_vs_rival(found(v), ["linear", "network"], "linear", RELATIONS)
+    rows = {(r["model"], r["kind"]): r for r in rows}
     assert rows.keys() == {("network", "versus"), ("network", "versus gain")}
     plain = v["network", "all"] - v["linear", "all"]
     gain = (v["network", "all"] - v["network", "interactions"]) - (v["linear", "all"] - v["linear", "interactions"])
@@ -61,12 +62,12 @@ def test_both_differences_by_hand():
 def test_users_are_paired_by_name_not_by_place():
     v = values()
     mixed = np.random.default_rng(5).permutation(USERS)
-    straight = versus(found(v), ["network"], "linear", RELATIONS)
+    straight = effects_vs_rival(found(v), ["network"], "linear", RELATIONS)
     cells = found({key: v[key] for key in v if key[0] == "linear"}, order=mixed)
     both = found({key: v[key] for key in v if key[0] == "network"})
     both._cells |= cells._cells
     both._names |= cells._names
-    assert [r["mean"] for r in versus(both, ["network"], "linear", RELATIONS)] == pytest.approx(
+    assert [r["mean"] for r in effects_vs_rival(both, ["network"], "linear", RELATIONS)] == pytest.approx(
         [r["mean"] for r in straight]
     )
 
@@ -75,13 +76,13 @@ def test_a_model_that_is_weaker_but_gains_as_much_is_not_blamed():
     base, gain = np.linspace(0.2, 0.6, USERS), np.linspace(0.0, 0.1, USERS)
     v = {("linear", "interactions"): base, ("linear", "all"): base + gain}
     v |= {("network", "interactions"): base - 0.1, ("network", "all"): base - 0.1 + gain}
-    rows = {r["kind"]: r for r in versus(found(v), ["network"], "linear", RELATIONS)}
+    rows = {r["kind"]: r for r in effects_vs_rival(found(v), ["network"], "linear", RELATIONS)}
     assert rows["versus"]["high"] < 0
     assert rows["versus gain"]["mean"] == pytest.approx(0, abs=1e-12)
 
 
 def test_holm_runs_over_the_models():
-    rows = versus(found(values()), ["linear", "network", "other"], "linear", RELATIONS)
+    rows = effects_vs_rival(found(values()), ["linear", "network", "other"], "linear", RELATIONS)
     plain = [r for r in rows if r["kind"] == "versus"]
     assert [r["p_holm"] for r in plain] == pytest.approx(holm([r["p"] for r in plain]).tolist())
     assert {r["model"] for r in plain} == {"network", "other"}
@@ -93,17 +94,17 @@ def test_a_rival_with_one_arm_alone_has_no_gain_to_compare(there):
     v = values()
     rival = v.pop(("linear", "interactions" if there == "all" else "all"))
     assert rival is not None
-    (row,) = versus(found(v), ["network"], "linear", RELATIONS)
+    (row,) = effects_vs_rival(found(v), ["network"], "linear", RELATIONS)
     assert row["kind"] == "versus"
     assert (row["arm_a"], row["arm_b"]) == ("all", there)
     assert row["mean"] == pytest.approx((v["network", "all"] - v["linear", there]).mean())
     v.pop(("network", "all"))
-    (row,) = versus(found(v), ["network"], "linear", RELATIONS)
+    (row,) = effects_vs_rival(found(v), ["network"], "linear", RELATIONS)
     assert (row["arm_a"], row["arm_b"]) == ("interactions", there)
 
 
 def test_a_rival_that_was_not_run_gives_nothing():
-    assert versus(found(values()), ["network"], "absent", RELATIONS) == []
+    assert effects_vs_rival(found(values()), ["network"], "absent", RELATIONS) == []
 
 
 def test_every_arm_against_the_strongest_model_without_relations():
@@ -131,7 +132,7 @@ def test_every_arm_against_the_strongest_model_without_relations():
 
 
 def test_a_study_compares_its_arms_with_the_strongest_model_without_relations(study_file, tmp_path):
-    """EASE with far too little regularisation is weaker than item-kNN here, whatever validation says of relations."""
+    """EASE with far too little regularization is weaker than item-kNN here, on validation, too."""
     text = study_file.read_text().replace("seeds = [0, 1]", "seeds = [0]").replace("trials = 8", "trials = 2")
     text = text.replace('name = "ease"', 'name = "item-knn"')
     study_file.write_text(

@@ -81,7 +81,7 @@ def _print_estimates(console: Console, config: StudyConfig, data: StudyData) -> 
     from relrank.cli.live_progress import plain_table
     from relrank.parallel.memory import gb
     from relrank.study.grid import grid
-    from relrank.study.memory_limits import estimate_of, exceeding_memory, memory_per_cell, notices
+    from relrank.study.memory_limits import estimate_of, exceeding_memory, memory_notices, memory_per_cell
 
     first = data.split_contexts[0]
     cells = [c for c in grid(config, data) if c.split_context is first and c.arm.rewired is None]
@@ -95,5 +95,5 @@ def _print_estimates(console: Console, config: StudyConfig, data: StudyData) -> 
         memory = Text(gb(most), "bold red" if most > available else "")
         table.add_row(Text(name), memory, "< 1" if minutes < 1 else f"{minutes:,.0f}")
     console.print(table)
-    for notice in notices(exceeding_memory(cells, available)):
+    for notice in memory_notices(exceeding_memory(cells, available)):
         print_plain(console, f"· {notice.message}", "yellow")

@@ -13,7 +13,9 @@ from rich.text import Text
 from relrank.cli.live_progress import LiveProgress, plain_table
 from relrank.cli.progress import print_plain
 from relrank.study.cell import Cell
-from relrank.study.optuna_search import STATES, ArmSearch, OptunaTrial, Values
+from relrank.study.optuna_search import ArmSearch
+from relrank.study.optuna_storage import STATES, OptunaTrial
+from relrank.study.search_space import Values
 
 
 class LiveSearch(LiveProgress):

@@ -208,7 +208,7 @@ def compare(
     **relrank compare runs/shop runs/shop --model sparse-ease --baseline-model item-knn** ·
     **relrank compare new.parquet live.parquet**
     """
-    from relrank.study.model_comparison import EXIT_CODES, compare_models, said
+    from relrank.study.model_comparison import EXIT_CODES, compare_models, comparison_summary
     from relrank.study.per_user_tables import read_per_user_tables
 
     sides = (
@@ -216,7 +216,7 @@ def compare(
         read_per_user_tables(baseline, metric, baseline_model, baseline_arm),
     )
     comparison = compare_models(*sides, metric, margin)
-    print(said(comparison, metric))
+    print(comparison_summary(comparison, metric))
     if EXIT_CODES[comparison.answer]:
         raise typer.Exit(EXIT_CODES[comparison.answer])
 

@@ -1,8 +1,8 @@
 """Arms of a study: which relations a model may use, and which one is rewired.
 
-A relation that is read through others (author → country through item → author) hangs on them. No arm has it without
-them: leaving out item → author leaves out author → country, and author → country "alone" is beside item → author, and
-compared with that.
+A relation may be read through others: author → country through item → author. No arm contains such a relation without
+its chain. Leaving out item → author also leaves out author → country, and author → country "alone" comes with
+item → author and is compared with the arm of item → author.
 """
 
 from __future__ import annotations
@@ -23,37 +23,42 @@ class Arm:
     """One graph of the study.
 
     Attributes:
-        name: as it is printed.
-        relations: names of the relations beside the interactions.
-        rewired: the one among them whose links are shuffled, degrees kept; None for none.
+        name: as printed and stored.
+        relations: names of the relations besides the interactions.
+        rewired: the placebo relation, whose links are shuffled with degrees kept; None for none.
     """
 
     name: str
     relations: tuple[str, ...] = ()
     rewired: str | None = None
 
-    def graph(self, whole: Graph, seed: int) -> Graph:
-        """The whole graph cut down to this arm."""
-        graph = whole.only(*self.relations)
+    def graph(self, full_graph: Graph, seed: int) -> Graph:
+        """The full graph restricted to this arm."""
+        graph = full_graph.only(*self.relations)
         return graph if self.rewired is None else graph.rewired(self.rewired, seed)
 
     def titled(self, titles: Titles) -> str:
-        """The name with titles of relations in place of their names, for people."""
+        """The name for people: with titles of relations in place of their names."""
         if not titles:
             return self.name
         if self.name.startswith(ALL_WITHOUT):
             name = self.name.removeprefix(ALL_WITHOUT)
             return ALL_WITHOUT + titles.get(name, name)
-        shuffled = "" if self.rewired is None else f", {titles.get(self.rewired, self.rewired)} rewired"
+        placebo = "" if self.rewired is None else f", {titles.get(self.rewired, self.rewired)} rewired"
         if self.name.startswith("all"):
-            return "all" + shuffled
-        return " + ".join(("interactions", *(titles.get(name, name) for name in self.relations))) + shuffled
+            return "all" + placebo
+        return " + ".join(("interactions", *(titles.get(name, name) for name in self.relations))) + placebo
 
 
 INTERACTIONS = Arm("interactions")
 Hops = Mapping[str, tuple[str, ...]]
-"""By relation those that its chain passes before it (``graph.chains.hops``); those that are not named are direct."""
+"""By relation, the relations of its chain (``relation_chains.hops``); relations read directly may be missing."""
 NO_HOPS: Hops = MappingProxyType({})
+
+
+def with_chain(hops: Hops, *names: str) -> tuple[str, ...]:
+    """Relations and those of their chains, sorted: what a graph needs so that these can be read."""
+    return tuple(sorted({*names, *(hop for name in names for hop in hops.get(name, ()))}))
 
 
 def all_of(relations: Sequence[str]) -> Arm:
@@ -61,50 +66,45 @@ def all_of(relations: Sequence[str]) -> Arm:
     return Arm("all", tuple(relations))
 
 
-def over(hops: Hops, *names: str) -> tuple[str, ...]:
-    """Relations and those that lead to them, by name: what has to be in a graph for these to be read."""
-    return tuple(sorted({*names, *(hop for name in names for hop in hops.get(name, ()))}))
-
-
-def drop(relations: Sequence[str], name: str, hops: Hops = NO_HOPS) -> Arm:
-    """Every relation but one, and but those that it leads to."""
-    return Arm(ALL_WITHOUT + name, tuple(r for r in relations if name not in over(hops, r)))
-
-
-def alone(name: str, hops: Hops = NO_HOPS) -> Arm:
-    """Interactions and one relation, with those that lead to it."""
-    return _with(over(hops, name))
-
-
-def before(name: str, hops: Hops = NO_HOPS) -> Arm:
-    """What ``alone`` is compared with: interactions, and the relations that lead to this one."""
-    return _with(tuple(sorted(hops.get(name, ()))))
+def all_without(relations: Sequence[str], name: str, hops: Hops = NO_HOPS) -> Arm:
+    """Every relation except one and those that are read through it."""
+    return Arm(ALL_WITHOUT + name, tuple(r for r in relations if name not in with_chain(hops, r)))
 
 
 def rewired(relations: Sequence[str], name: str) -> Arm:
-    """Every relation, one of them shuffled; what is composed over it is composed over the shuffled links."""
+    """Every relation, one of them shuffled, and with it what is composed over its links."""
     return Arm(f"all, {name} rewired", tuple(relations), name)
 
 
-def alone_rewired(name: str, hops: Hops = NO_HOPS) -> Arm:
-    """``alone`` with the relation shuffled: what its degrees bring without its links."""
-    return some_rewired((name,), name, hops)
+def with_relations(names: Sequence[str], hops: Hops = NO_HOPS) -> Arm:
+    """Interactions and these relations, in any order, with their chains."""
+    return _with(with_chain(hops, *names))
 
 
-def some(names: Sequence[str], hops: Hops = NO_HOPS) -> Arm:
-    """Interactions and these relations, in whatever order, with those that lead to them."""
-    return _with(over(hops, *names))
-
-
-def some_rewired(names: Sequence[str], name: str, hops: Hops = NO_HOPS) -> Arm:
-    """``some`` with one of them shuffled."""
-    linked = some(names, hops)
+def with_relations_rewired(names: Sequence[str], name: str, hops: Hops = NO_HOPS) -> Arm:
+    """``with_relations`` with one of them shuffled."""
+    linked = with_relations(names, hops)
     return Arm(f"{linked.name}, {name} rewired", linked.relations, name)
 
 
-def without_beside(other: str, name: str, hops: Hops = NO_HOPS) -> Arm:
-    """The two of them without ``name``, which must not lead to ``other``."""
-    return _with(tuple(sorted({*over(hops, other), *hops.get(name, ())})))
+def alone(name: str, hops: Hops = NO_HOPS) -> Arm:
+    """Interactions and one relation, with its chain."""
+    return with_relations((name,), hops)
+
+
+def alone_rewired(name: str, hops: Hops = NO_HOPS) -> Arm:
+    """``alone`` with the relation shuffled: the effect of its degrees without its links."""
+    return with_relations_rewired((name,), name, hops)
+
+
+def alone_baseline(name: str, hops: Hops = NO_HOPS) -> Arm:
+    """What ``alone`` is compared with: interactions and the relation's chain."""
+    return _with(tuple(sorted(hops.get(name, ()))))
+
+
+def pair_without(other: str, name: str, hops: Hops = NO_HOPS) -> Arm:
+    """The arm of two relations without ``name``, which must not be in the chain of ``other``."""
+    return _with(tuple(sorted({*with_chain(hops, other), *hops.get(name, ())})))
 
 
 def _with(relations: tuple[str, ...]) -> Arm:
@@ -118,8 +118,9 @@ def arms(relations: Sequence[str], kinds: Sequence[ArmKind] = ARM_KINDS, hops: H
         wanted.append(INTERACTIONS)
     if relations:
         wanted += [all_of(relations)] if "all" in kinds else []
-        wanted += [drop(relations, r, hops) for r in relations] if "drop" in kinds else []
-        wanted += [arm for r in relations for arm in (alone(r, hops), before(r, hops))] if "alone" in kinds else []
+        wanted += [all_without(relations, r, hops) for r in relations] if "drop" in kinds else []
+        if "alone" in kinds:
+            wanted += [arm for r in relations for arm in (alone(r, hops), alone_baseline(r, hops))]
         wanted += [rewired(relations, r) for r in relations] if "rewired" in kinds else []
     unique: dict[tuple[tuple[str, ...], str | None], Arm] = {}
     for arm in wanted:

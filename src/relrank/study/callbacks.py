@@ -1,4 +1,4 @@
-"""Who is told what a study does."""
+"""What a study reports while it runs."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ from relrank.study.cell_store import CellResult
 
 
 class StudyCallback(Protocol):
-    """Sees a study go by. Several cells may be running at once."""
+    """Receives the events of a study. Several cells may run at once."""
 
     def plan(self, cells: list[Cell], finished: int) -> None:
-        """Cells to come, so many of them finished earlier."""
+        """Cells of the next batch, and how many of them an earlier run has finished."""
 
     def start(self, cell: Cell) -> None:
-        """A cell begins."""
+        """A cell starts."""
 
     def on_status(self, cell: Cell, message: str) -> None:
-        """What a running cell is doing."""
+        """Progress of a running cell."""
 
     def worker_lost(self, cell: Cell, why: str) -> None:
-        """The worker of a running cell is gone; the cell will begin again."""
+        """The worker of a running cell died; the cell will start again."""
 
     def done(self, cell: Cell, result: CellResult, fresh: bool) -> None:
-        """A cell is there; ``fresh`` if it was run just now."""
+        """A cell has finished; ``fresh`` if in this run."""
 
     def skipped(self, cells: list[Cell], why: str) -> None:
-        """Cells of one model are left out for want of memory, before ``plan`` or after ``start``; in one sentence."""
+        """Cells of one model are skipped for lack of memory, before ``plan`` or after ``start``."""
 
 
 class NullCallback:
-    """A watcher that looks away."""
+    """Ignores all events; a base for callbacks that need only some."""
 
     def plan(self, cells: list[Cell], finished: int) -> None:
-        """Nothing."""
+        """Ignored."""
 
     def start(self, cell: Cell) -> None:
-        """Nothing."""
+        """Ignored."""
 
     def on_status(self, cell: Cell, message: str) -> None:
-        """Nothing."""
+        """Ignored."""
 
     def worker_lost(self, cell: Cell, why: str) -> None:
-        """Nothing."""
+        """Ignored."""
 
     def done(self, cell: Cell, result: CellResult, fresh: bool) -> None:
-        """Nothing."""
+        """Ignored."""
 
     def skipped(self, cells: list[Cell], why: str) -> None:
-        """Nothing."""
+        """Ignored."""

@@ -1,4 +1,4 @@
-"""What a study's card says: data, machine, relations, notices."""
+"""A study's card: data, machine, relations, notices, as plain JSON (see ``StudyResult.card``)."""
 
 from __future__ import annotations
 
@@ -16,55 +16,21 @@ from relrank.study.config import StudyConfig, trains_on_relations
 from relrank.study.engines.engine import Engine
 from relrank.study.grid import ineffective_weights, relations_read_by
 from relrank.study.leaks import is_accepted
-from relrank.study.memory_limits import (
-    SkippedCell,
-)
-from relrank.study.memory_limits import notices as notices_of
+from relrank.study.memory_limits import SkippedCell, memory_notices
 from relrank.study.prepare import StudyData
 from relrank.study.result import FORMAT
 from relrank.tables.notices import Notice
+from relrank.tables.split import Split
 from relrank.tables.synthetic import TRUTH
 
 
-def _unread_notices(config: StudyConfig, first: SplitContext) -> list[Notice]:
-    """What models do not read, and what the study file weighs in vain."""
-    notices = []
-    for model in (m for m in config.models if MODELS[m.kind].relational):
-        unread = [name for name in config.relations if name not in relations_read_by(model, config, first)]
-        if unread:
-            message = f"relations that {model.name} does not read, so that it says nothing of them"
-            listed = ", ".join(config.titles.get(name, name) for name in unread)
-            notices.append(Notice("[relations]", f"{message}: {listed}", len(unread)))
-    for model in config.models:
-        if vain := ineffective_weights(model, first):
-            message = f"weights without effect, for {model.name} never reads these relations: {', '.join(vain)}"
-            notices.append(Notice(f"[[models]] {model.name}", message, len(vain)))
-    return notices
-
-
 def card(
-    config: StudyConfig, material: StudyData, found: CellResults, engine: Engine, skipped: list[SkippedCell]
+    config: StudyConfig, material: StudyData, results: CellResults, engine: Engine, skipped: list[SkippedCell]
 ) -> dict[str, Any]:
-    """What was studied, as plain JSON (see ``StudyResult.card``)."""
+    """What was studied, as plain JSON."""
     first = material.split_contexts[0]
-    notices = [*material.tables.notices, *first.split.notices, *first.graph.notices]
-    if first.refit:
-        message = "validation rows given back to training before the final fit and the test"
-        notices.append(Notice("protocol", message, len(first.split.valid)))
-    if first.graph.features and not any(
-        Cell(model, arm_of.INTERACTIONS, first, config.study).uses_features for model in config.models
-    ):
-        message = "features of nodes that no model of this study reads"
-        notices.append(Notice("[features]", message, len(first.graph.features)))
-    notices += _unread_notices(config, first)
-    cut_off = [r for _, cells in found.items() for r in cells if not r.finished]
-    arm_titles = found.arm_titles()
-    if cut_off:
-        arms_named = ", ".join(sorted({f"{r.model} on {arm_titles.get(r.arm, r.arm)}" for r in cut_off})[:3])
-        message = f"cells whose tuning was cut off by its budget, such as {arms_named}: raise [study] trials"
-        notices.append(Notice("tuning", message, len(cut_off)))
-    for_want_of_memory = notices_of(skipped)
-    notices += for_want_of_memory
+    not_fitting = memory_notices(skipped)
+    notices = [*_data_notices(config, material), *_tuning_notices(results), *not_fitting]
     return {
         "format": FORMAT,
         "name": config.name,
@@ -77,42 +43,19 @@ def card(
         "trials": config.study.trials,
         "attribute": config.study.attribute,
         "interval_caveat": interval_caveat(config),
-        "decimals": found.decimals,
-        "n_users": first.split.shape[0],
-        "n_items": first.split.shape[1],
-        "n_train": len(first.split.train),
-        "n_valid": len(first.split.valid),
-        "n_test": len(first.split.test),
+        "decimals": results.decimals,
+        **_split_sizes(first.split),
         "nodes": [{"type": name, "count": len(ids)} for name, ids in first.graph.nodes.items()],
         "interactions": config.interactions.model_dump(exclude_none=True),
         "relations": [relation_card(first.graph, name, config) for name in first.graph.relations],
-        "arms": [{"name": name, "title": title} for name, title in arm_titles.items()],
-        "features": [
-            {
-                "name": f.name,
-                "node": f.node,
-                "columns": f.dims,
-                "kind": (config.features if name in config.features else config.relations)[name].kind,
-                "known": round(float(f.known.mean()), 4),
-            }
-            for name, f in first.graph.features.items()
-        ],
+        "arms": [{"name": name, "title": title} for name, title in results.arm_titles().items()],
+        "features": _features(first.graph, config),
         "notices": [{"where": n.where, "message": n.message, "count": n.count} for n in notices],
-        "audit": [
-            {
-                "level": f.level,
-                "check": f.check,
-                "message": f.message,
-                "count": f.count,
-                "names": list(f.names),
-                "accepted": f.level == "leak" and is_accepted(f, config.study.accept_leaks),
-            }
-            for f in material.findings
-        ],
-        "skipped": [n.message for n in for_want_of_memory],
+        "audit": _audit(config, material),
+        "skipped": [n.message for n in not_fitting],
         "cells": [
             {"model": model, "arm": arm, "seed": cell.seed, "key": cell.key}
-            for (model, arm), cells in found.items()
+            for (model, arm), cells in results.items()
             for cell in cells
         ],
         "machine": machine() | engine.machine(),
@@ -121,8 +64,86 @@ def card(
     }
 
 
+def _split_sizes(split: Split) -> dict[str, int]:
+    n_users, n_items = split.shape
+    sizes = {"n_train": len(split.train), "n_valid": len(split.valid), "n_test": len(split.test)}
+    return {"n_users": n_users, "n_items": n_items, **sizes}
+
+
+def _features(graph: Graph, config: StudyConfig) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": f.name,
+            "node": f.node,
+            "columns": f.dims,
+            "kind": (config.features if name in config.features else config.relations)[name].kind,
+            "known": round(float(f.known.mean()), 4),
+        }
+        for name, f in graph.features.items()
+    ]
+
+
+def _audit(config: StudyConfig, material: StudyData) -> list[dict[str, Any]]:
+    return [
+        {
+            "level": f.level,
+            "check": f.check,
+            "message": f.message,
+            "count": f.count,
+            "names": list(f.names),
+            "accepted": f.level == "leak" and is_accepted(f, config.study.accept_leaks),
+        }
+        for f in material.findings
+    ]
+
+
+def _data_notices(config: StudyConfig, material: StudyData) -> list[Notice]:
+    """Notices of tables, split and graph, and on what no model reads."""
+    first = material.split_contexts[0]
+    notices = [*material.tables.notices, *first.split.notices, *first.graph.notices]
+    if first.refit:
+        message = "validation rows given back to training before the final fit and the test"
+        notices.append(Notice("protocol", message, len(first.split.valid)))
+    if first.graph.features and not any(
+        Cell(model, arm_of.INTERACTIONS, first, config.study).uses_features for model in config.models
+    ):
+        message = "features of nodes that no model of this study reads"
+        notices.append(Notice("[features]", message, len(first.graph.features)))
+    return notices + _unread_notices(config, first)
+
+
+def _unread_notices(config: StudyConfig, first: SplitContext) -> list[Notice]:
+    """Relations that a model does not read, and weights of such relations."""
+    notices = []
+    for model in (m for m in config.models if MODELS[m.kind].relational):
+        read = relations_read_by(model, config, first)
+        unread = [name for name in config.relations if name not in read]
+        if unread:
+            message = f"relations that {model.name} does not read, so that it says nothing of them"
+            listed = ", ".join(config.titles.get(name, name) for name in unread)
+            notices.append(Notice("[relations]", f"{message}: {listed}", len(unread)))
+    for model in config.models:
+        if ineffective := ineffective_weights(model, first):
+            message = (
+                f"weights without effect, for {model.name} never reads these relations: {', '.join(ineffective)}"
+            )
+            notices.append(Notice(f"[[models]] {model.name}", message, len(ineffective)))
+    return notices
+
+
+def _tuning_notices(results: CellResults) -> list[Notice]:
+    """One notice if searches ran out of trials."""
+    cut_off = [r for _, cells in results.items() for r in cells if not r.converged]
+    if not cut_off:
+        return []
+    titles = results.arm_titles()
+    examples = ", ".join(sorted({f"{r.model} on {titles.get(r.arm, r.arm)}" for r in cut_off})[:3])
+    message = f"cells whose tuning was cut off by its budget, such as {examples}: raise [study] trials"
+    return [Notice("tuning", message, len(cut_off))]
+
+
 def interval_caveat(config: StudyConfig) -> str | None:
-    """That the intervals hold no splits, and why; None where they do."""
+    """A sentence where the intervals do not include the variance between splits; else None."""
     seeds, protocol = config.study.seeds, config.protocol
     trains = trains_on_relations(config.models)
     hold = "users only, not what another start of training would change" if trains else "users only"
@@ -134,7 +155,7 @@ def interval_caveat(config: StudyConfig) -> str | None:
 
 
 def relation_card(graph: Graph, name: str, config: StudyConfig) -> dict[str, Any]:
-    """One relation in figures, and for one that is read through others the node types on the way."""
+    """One relation in figures; with the node types of its chain where it is read through others."""
     r = graph.relation(name)
     chain = {"chain": list(chain_node_types(graph, r))} if hops(graph)[name] else {}
     return {

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import polars as pl
@@ -19,7 +20,7 @@ from relrank.graph.relation_chains import hops
 from relrank.kernels.csr import Csr
 from relrank.models import MODELS, ClosedForm, Trained
 from relrank.models.core.base import override_config
-from relrank.study.arms import Arm, alone_rewired, arms, some
+from relrank.study.arms import Arm, alone_rewired, arms, with_relations
 from relrank.study.config import ARM_KINDS, ArmSection, ModelSection, StudySection
 from relrank.study.coordinate_search import SEARCH_VERSION
 from relrank.tables.split import Split
@@ -27,9 +28,8 @@ from relrank.training import TrainConfig
 
 StatusCallback = Callable[[str], None]
 
-
 FORMAT = "relrank-cell-2"
-"""Goes up where what is stored of a cell changes, so that it is made again."""
+"""Version of the stored format; a new version gives every cell a new key, so that it runs again."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,13 +39,13 @@ class SplitContext:
     Attributes:
         seed: of the split.
         split: training, validation and test rows.
-        graph: with every relation.
-        user_groups: user attributes to carry into the per-user tables, or None.
+        graph: built from the training rows, with every relation.
+        user_groups: user attributes that per-user tables carry, or None.
         item_groups: likewise for items.
-        attributes: items by values of the study's attribute, for similarity and calibration of lists.
-        beside: hash of the three above, which a cell's result depends on.
-        refit: whether the final fit gets the validation rows back, as where a published split has none of its own.
-        interactions: what a training row weighs.
+        attributes: items × values of the study's attribute, for similarity and calibration of lists.
+        extra_columns_hash: hash of the three above; part of a cell's key.
+        refit: whether the final fit trains on the validation rows, too, as where a published split has none.
+        interactions: weights of training rows.
     """
 
     seed: int
@@ -54,31 +54,33 @@ class SplitContext:
     user_groups: pl.DataFrame | None = None
     item_groups: pl.DataFrame | None = None
     attributes: Csr | None = None
-    beside: str = ""
+    extra_columns_hash: str = ""
     refit: bool = False
     interactions: InteractionWeights = field(default_factory=InteractionWeights)
 
     @property
     def final(self) -> Split:
-        """The split of the final fit and of the test."""
+        """The split of the final fit and of the evaluation on test."""
         return self.split.refit() if self.refit else self.split
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Cell:
-    """One entry of the study's grid.
+    """One entry of the study's grid: a model on an arm of a split. What is derived from it is computed once.
+
+    The graph alone is not cached: a study holds all of its cells, and a graph with shuffled links is a copy.
 
     Attributes:
         model: section of the study file.
-        arm: which relations.
-        split_context: split and graph.
-        study: metric, cuts, trials.
-        prerequisites: keys of the cells whose findings its search begins with (``nesting``).
-        warm_starts: values of knobs where its search begins, and others that it has to beat, as those cells ended; ()
-            before they are there.
-        there: those of ``prerequisites`` that ``warm_starts`` comes from; others were left out.
-        tunes_new_weights_only: whether only the weights of what the best of those cells lacks are searched, all else
-            held: arms that say what one relation more would bring.
+        arm: relations of the graph.
+        split_context: split and full graph.
+        study: metric, cutoffs, trials.
+        prerequisites: keys of the cells whose tuning results warm-start its search (``warm_starts``).
+        warm_starts: hyper-parameter values at which its search begins, and further ones that its result has to beat;
+            () until the prerequisites have finished.
+        warm_started_from: the ``prerequisites`` that ``warm_starts`` comes from; the others were skipped.
+        tunes_new_weights_only: whether the search fixes everything but the weights of relations that the best
+            prerequisite lacks, as in the arms that measure what one more relation adds.
     """
 
     model: ModelSection
@@ -87,132 +89,108 @@ class Cell:
     study: StudySection
     prerequisites: tuple[str, ...] = ()
     warm_starts: tuple[Mapping[str, float], ...] = ()
-    there: tuple[str, ...] = ()
+    warm_started_from: tuple[str, ...] = ()
     tunes_new_weights_only: bool = False
 
     @property
     def trials(self) -> int:
-        """Configurations this model tries per arm."""
+        """Configurations to try on validation, per arm."""
         trained = issubclass(MODELS[self.model.kind], Trained)
         return self.model.trials or (1 if trained else self.study.trials)
 
-    @property
-    def said(self) -> ArmSection:
-        """What the study file sets for this model on this arm.
+    @cached_property
+    def arm_settings(self) -> ArmSection:
+        """Settings in the study file for this model on this arm.
 
-        A trained model is not tuned on the arms that explain a redundancy; there it takes what "all" sets.
+        A trained model is not tuned on the arms that explain a redundancy; there it uses the settings of "all".
         """
         model = self.model
-        own = model.arm.get(self.arm.name)
-        if own is None and self.arm.relations and issubclass(MODELS[model.kind], Trained):
-            own = model.arm.get("all")
-        if own is None:
+        section = model.arm.get(self.arm.name)
+        if section is None and self.arm.relations and issubclass(MODELS[model.kind], Trained):
+            section = model.arm.get("all")
+        if section is None:
             return ArmSection(config=model.config, train=model.train)
-        return ArmSection(config=_over(own.config, model.config), train=_over(own.train, model.train))
+        return ArmSection(config=_merged(section.config, model.config), train=_merged(section.train, model.train))
 
     @property
     def graph(self) -> Graph:
-        """What the model is fitted on: the arm's relations, and features only if it reads them."""
-        graph = self.read.graph(self.split_context.graph, self.split_context.seed)
+        """What the model is fitted on: the arm's relations, and features only if the model reads them."""
+        graph = self.effective_arm.graph(self.split_context.graph, self.split_context.seed)
         return graph if self.uses_features else replace(graph, features={})
 
-    @property
-    def read(self) -> Arm:
-        """What the model reads of the arm; arms that differ in other relations alone are one and the same cell."""
+    @cached_property
+    def effective_arm(self) -> Arm:
+        """The arm without relations that the model does not read; arms that differ only in these share one key."""
         used_relations = MODELS[self.model.kind].used_relations(
-            self.split_context.graph.only(*self.arm.relations), self.start()[0]
+            self.split_context.graph.only(*self.arm.relations), self.initial_config()[0]
         )
         relations = tuple(name for name in self.arm.relations if name in used_relations)
-        return replace(
-            self.arm, relations=relations, rewired=self.arm.rewired if self.arm.rewired in relations else None
-        )
+        rewired = self.arm.rewired if self.arm.rewired in relations else None
+        return replace(self.arm, relations=relations, rewired=rewired)
 
-    @property
+    @cached_property
     def has_all(self) -> bool:
-        """Whether it reads, unshuffled, all of several relations that the model reads."""
-        used_relations = MODELS[self.model.kind].used_relations(self.split_context.graph, self.start()[0])
+        """Whether the arm has all relations that the model reads, several of them, and none is shuffled."""
+        used_relations = MODELS[self.model.kind].used_relations(self.split_context.graph, self.initial_config()[0])
         return self.arm.rewired is None and len(used_relations) > 1 and set(used_relations) <= set(self.arm.relations)
 
     @property
-    def whole(self) -> Graph | None:
-        """The graph with all relations, whose solution the arm's may come from; None where each is solved alone.
+    def full_graph(self) -> Graph | None:
+        """The graph with all relations, if the arm's solution is derived from that graph's; else None.
 
-        Trials of a search are: they share metrics with arms that leave out what they weigh 0.
+        A tuned cell is solved by itself: its trials share their metrics with other arms instead.
         """
         kind = MODELS[self.model.kind]
         shares = issubclass(kind, ClosedForm) and kind.solve_from is not ClosedForm.solve_from
         return self.split_context.graph if shares and self.trials == 1 else None
 
-    @property
+    @cached_property
     def uses_features(self) -> bool:
-        """Whether the model, as the study file sets it, reads features of nodes."""
-        return MODELS[self.model.kind].uses_features(self.start()[0])
+        """Whether the model, with the settings of the study file, reads node features."""
+        return MODELS[self.model.kind].uses_features(self.initial_config()[0])
 
-    def is_fixed(self, knob: str) -> bool:
-        """Whether the study file sets this hyper-parameter, so that tuning must leave it alone."""
-        field, _, entry = knob.partition(".")
-        said = self.said.config
+    def is_fixed(self, parameter: str) -> bool:
+        """Whether the study file sets this hyper-parameter, so that it is not tuned."""
+        field, _, entry = parameter.partition(".")
+        config = self.arm_settings.config
         if field == "train":
-            return entry in self.said.train
+            return entry in self.arm_settings.train
         if not entry:
-            return field in said
-        return knob in said or entry in said.get(field, {}) or "weight" in said
+            return field in config
+        return parameter in config or entry in config.get(field, {}) or "weight" in config
 
-    def start(self) -> tuple[Any, TrainConfig]:
-        """Hyper-parameters and budget before tuning.
+    def initial_config(self) -> tuple[Any, TrainConfig]:
+        """Hyper-parameters and training settings before tuning.
 
         Raises:
-            InputError: the study file names one that does not exist, or with another type.
+            InputError: the study file names one that does not exist or has another type, or sets one that has no
+                effect.
         """
-        where, kind, said = f"[[models]] {self.model.name}", MODELS[self.model.kind], self.said
-        self._refuse_arms(where)
-        config = override_config(kind.Config(), said.config, f"{where}, config")
+        return self._initial_config
+
+    @cached_property
+    def _initial_config(self) -> tuple[Any, TrainConfig]:
+        where, kind, settings = f"[[models]] {self.model.name}", MODELS[self.model.kind], self.arm_settings
+        check_arm_sections(self, where)
+        config = override_config(kind.Config(), settings.config, f"{where}, config")
         config = kind.validated_config(self.split_context.graph, config, f"{where}, config")
         for name, refused in (
-            ("train", said.train and issubclass(kind, ClosedForm)),
-            ("config.seed", "seed" in said.config),
+            ("train", settings.train and issubclass(kind, ClosedForm)),
+            ("config.seed", "seed" in settings.config),
         ):
             if refused:
                 raise InputError(
                     "setting has no effect here",
                     where=f"{where}, {name}",
-                    expected="no training budget for a closed form; seeds in [study]",
+                    expected="no training settings for a closed form; seeds in [study]",
                     found=name,
                 )
-        return config, override_config(TrainConfig(), said.train, f"{where}, train")
-
-    def _refuse_arms(self, where: str) -> None:
-        """A section of an arm that does not exist would go unnoticed; a budget of one's own would decide verdicts."""
-        if not self.model.arm:
-            return
-        passed = hops(self.split_context.graph)
-        names = list(passed) if MODELS[self.model.kind].relational else []
-        known = {self.arm.name} | {
-            a.name for kinds in (ARM_KINDS, self.model.arms or ()) for a in arms(names, kinds, passed)
-        }
-        known |= {alone_rewired(r, passed).name for r in names}
-        known |= {some([r, s], passed).name for r in names for s in names if s != r}
-        for name, section in self.model.arm.items():
-            if name not in known:
-                raise InputError(
-                    "no such arm",
-                    where=f"{where}, arm",
-                    expected=one_of(known),
-                    found=repr(name) + did_you_mean(name, known),
-                )
-            budget = sorted({"epochs", "every", "patience"} & set(section.train))
-            if budget:
-                raise InputError(
-                    "an arm has a budget of its own",
-                    where=f"{where}, arm {name!r}, train",
-                    expected="the same for all arms: set it in the model's train",
-                    found=", ".join(budget),
-                )
+        return config, override_config(TrainConfig(), settings.train, f"{where}, train")
 
     def identity(self) -> dict[str, Any]:
-        """Everything the result depends on; plain JSON."""
-        config, train = self.start()
-        read = self.read
+        """Everything that the result depends on, as plain JSON."""
+        config, train = self.initial_config()
+        arm, full_graph = self.effective_arm, self.full_graph
         trained = issubclass(MODELS[self.model.kind], Trained)
         features = {n: f.sha256()[:16] for n, f in self.split_context.graph.features.items() if self.uses_features}
         weights = self.split_context.interactions.model_dump()
@@ -221,17 +199,17 @@ class Cell:
             "format": FORMAT,
             "split": self.split_context.split.fingerprint,
             **({"unseen": self._unseen} if self.split_context.split.unseen else {}),
-            "edges": {name: edges_sha(self.split_context.graph, name) for name in sorted(read.relations)},
-            **({"whole": sorted(edges_sha(self.whole, name) for name in self.whole.relations)} if self.whole else {}),
-            # a trained table has a row per node, in this order
+            "edges": {name: edges_sha(self.split_context.graph, name) for name in sorted(arm.relations)},
+            **({"whole": sorted(edges_sha(full_graph, n) for n in full_graph.relations)} if full_graph else {}),
+            # an embedding table has one row per node, in this order
             **({"nodes": [[t, len(ids)] for t, ids in self.split_context.graph.nodes.items()]} if trained else {}),
             **({"features": features} if features else {}),
             **({"interactions": weights} if weights["weight"] != "one" else {}),
-            "rewired": read.rewired,
+            "rewired": arm.rewired,
             "model": self.model.kind,
             **({"name": self.model.name} if self.model.name != self.model.kind else {}),
             "config": asdict(config),
-            "held": sorted(self.said.config),
+            "held": sorted(self.arm_settings.config),
             "train": asdict(train) if trained else None,
             "trials": self.trials,
             **({"search": SEARCH_VERSION, "after": list(self.prerequisites)} if self.trials > 1 else {}),
@@ -239,33 +217,73 @@ class Cell:
             "metric": self.study.metric,
             "metrics": METRICS_VERSION,
             "ks": list(self.study.ks),
-            "beside": self.split_context.beside,
+            "beside": self.split_context.extra_columns_hash,
             "refit": self.split_context.refit,
             "seed": self.split_context.seed,
         }
 
     @property
     def _unseen(self) -> str:
-        """Hash of the items that no interaction names, which are in the graph beside those of the fingerprint."""
+        """Hash of the items without interactions, which the split's fingerprint does not cover."""
         keys = self.split_context.split.items.keys.tail(self.split_context.split.unseen)
         return hashlib.sha256(json.dumps(keys.to_list()).encode()).hexdigest()[:16]
 
     def key(self) -> str:
-        """Hash of the identity: the name of the cell's folder."""
+        """Hash of the identity; the name of the cell's folder."""
+        return self._key
+
+    @cached_property
+    def _key(self) -> str:
         return key_of_identity(self.identity())
 
 
+def check_arm_sections(cell: Cell, where: str) -> None:
+    """Check the ``[models.arm.NAME]`` sections of a cell's model.
+
+    Raises:
+        InputError: an arm does not exist, so that its section would have no effect; or a section sets a training
+            budget, which would confound the comparison of arms.
+    """
+    if not cell.model.arm:
+        return
+    chains = hops(cell.split_context.graph)
+    names = list(chains) if MODELS[cell.model.kind].relational else []
+    known = {cell.arm.name} | {
+        a.name for kinds in (ARM_KINDS, cell.model.arms or ()) for a in arms(names, kinds, chains)
+    }
+    known |= {alone_rewired(r, chains).name for r in names}
+    known |= {with_relations([r, s], chains).name for r in names for s in names if s != r}
+    for name, section in cell.model.arm.items():
+        if name not in known:
+            raise InputError(
+                "no such arm",
+                where=f"{where}, arm",
+                expected=one_of(known),
+                found=repr(name) + did_you_mean(name, known),
+            )
+        budget = sorted({"epochs", "every", "patience"} & set(section.train))
+        if budget:
+            raise InputError(
+                "arm sets its own training budget",
+                where=f"{where}, arm {name!r}, train",
+                expected="the same budget for all arms: set it in the model's train",
+                found=", ".join(budget),
+            )
+
+
 def key_of_identity(identity: Mapping[str, Any]) -> str:
-    """The key of a cell: a hash of what its result depends on."""
+    """A cell's key, from what its result depends on."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20]
 
 
-def _over(own: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
-    """Settings on top of others; a mapping, such as relation weights, is merged entry by entry."""
-    mixed = {k: {**base[k], **v} for k, v in own.items() if isinstance(v, dict) and isinstance(base.get(k), dict)}
-    return {**base, **own, **mixed}
+def _merged(settings: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+    """Settings on top of others; mappings, such as relation weights, are merged entry by entry."""
+    nested = {
+        k: {**base[k], **v} for k, v in settings.items() if isinstance(v, dict) and isinstance(base.get(k), dict)
+    }
+    return {**base, **settings, **nested}
 
 
 def edges_sha(graph: Graph, name: str) -> str:
-    """sha256 over a relation's edges, weights and ends."""
+    """sha256 over a relation's node types, edges and weights."""
     return graph.relation(name).sha256()[:16]

@@ -1,8 +1,9 @@
-"""The folder of a finished cell: per-user metrics, learned values, weights; written whole or not at all."""
+"""The folder of a finished cell: per-user metrics, tuning, learned values, weights; complete or absent."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,39 +20,36 @@ from relrank.study.coordinate_search import Trial
 
 REPAIR_HINT = "delete the cell's folder, and the study runs the cell again"
 
-
-NOTE, USERS, HISTORY = "cell.json", "users.parquet", "history.parquet"
-
+METADATA, USERS, HISTORY = "cell.json", "users.parquet", "history.parquet"
 
 HELD = "held.parquet"
-"""Per user, the metric without each relation in the setting of the cell, in the folder of a tuned "all" arm."""
-
+"""Only for a tuned "all" arm: per user, the metric without each relation at the settings of that arm."""
 
 WEIGHTS = "model.safetensors"
-"""Parameters of a trained model that may win, in its cell's folder until the study has a winner."""
+"""Parameters of a trained model that may become the winner; deleted once the study has one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CellResult:
-    """A finished cell, as read back from its folder.
+    """A finished cell, as read from its folder.
 
     Attributes:
         model: name.
         arm: name.
         seed: of the split.
         evaluation: per-user table on test and its summary.
-        trials: what tuning tried.
-        chosen: hyper-parameters that validation picked.
-        valid: the study's metric on validation.
+        trials: configurations that were tried.
+        chosen: hyper-parameters with the best validation metric.
+        valid_metric: the study's metric on validation.
         history: learning curve, or None for a closed form.
-        finished: whether tuning ended where no single step is worth it; False where its budget ran out first.
-        cost: ``tune``, ``fit``, ``evaluate`` in seconds, ``peak_mb``. Trials that another arm had made already are
-            charged as if this one had made them.
-        note: what the model says of itself: learned relation weights, the graph's share in a fusion.
-        warm_started_from: keys of the cells whose findings its search began with (``Cell.there``).
-        held: what single relations bring in this cell's setting, all else held; None but for tuned "all" arms.
+        converged: whether tuning ended because no single step improves; False where its trials ran out.
+        cost: ``tune``, ``fit``, ``evaluate`` in seconds, ``peak_mb``. The time of a trial that comes from another
+            arm's cache is included.
+        learned_values: what the model has learned, by label: relation weights, the graph's share in a fusion.
+        warm_started_from: keys of the cells that its search was warm-started from.
+        held: effects of single relations at this cell's settings; only for tuned "all" arms.
         key: name of its folder.
-        chosen_trial: which of ``trials`` validation picked; None where none was made.
+        chosen_trial: index in ``trials`` of the chosen one; None without trials.
     """
 
     model: str
@@ -60,11 +58,11 @@ class CellResult:
     evaluation: Evaluation
     trials: tuple[Trial, ...]
     chosen: dict[str, Any]
-    valid: float
+    valid_metric: float
     history: pl.DataFrame | None
-    finished: bool
+    converged: bool
     cost: dict[str, float]
-    note: dict[str, Any]
+    learned_values: dict[str, Any]
     warm_started_from: tuple[str, ...] = ()
     held: FixedSettingEffects | None = None
     key: str = ""
@@ -73,33 +71,20 @@ class CellResult:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FixedSettingEffects:
-    """The study's metric on test where one relation is changed in the setting of "all" and nothing else.
+    """The study's metric on test where one relation is changed at the settings of "all" and nothing else.
 
     Attributes:
-        table: ``user`` and a column per relation: the metric without it; or, where validation gave it no weight, with
-            the smallest weight that was tried.
-        unused: the relations without weight.
+        table: ``user`` and a column per relation: the metric without it; for a relation whose weight validation set
+            to 0, the metric with the smallest weight of the grid.
+        unused: the relations whose weight is 0.
     """
 
     table: pl.DataFrame
     unused: frozenset[str]
 
 
-def load_cell_weights(folder: Path) -> dict[str, Tensor] | None:
-    """Parameters of a finished cell's model; None where they are not there any more.
-
-    Raises:
-        InputError: they are not what was written, or those of another cell.
-    """
-    if not (folder / WEIGHTS).is_file():
-        return None
-    with consistent(folder, REPAIR_HINT):
-        sealed, _ = open_cell(folder)
-    return parse_safetensors(sealed.read(WEIGHTS), str(folder / WEIGHTS))
-
-
-def finished(folder: Path) -> bool:
-    """Whether a cell's folder is there."""
+def cell_exists(folder: Path) -> bool:
+    """Whether a cell has finished."""
     return os.path.lexists(folder)
 
 
@@ -107,40 +92,58 @@ def load_cell(folder: Path) -> CellResult:
     """Read a finished cell.
 
     Raises:
-        InputError: it is not what was written, or that of another cell.
+        InputError: the files were changed, or belong to another cell.
     """
     with consistent(folder, REPAIR_HINT):
-        return _loaded(folder)
+        files, metadata = _open_cell(folder)
+        held = None
+        if "unused" in metadata:
+            held = FixedSettingEffects(files.table(HELD), frozenset(metadata["unused"]))
+        return CellResult(
+            metadata["model"],
+            metadata["arm"],
+            metadata["seed"],
+            Evaluation.from_bytes(files.read(USERS), str(folder / USERS)),
+            tuple(Trial(**t) for t in metadata["trials"]),
+            metadata["chosen"],
+            metadata["valid"],
+            files.table(HISTORY) if HISTORY in files else None,
+            metadata["finished"],
+            metadata["cost"],
+            metadata["note"],
+            tuple(metadata.get("began_after", ())),
+            held,
+            folder.name,
+            metadata.get("chosen_trial"),
+        )
 
 
-def _loaded(folder: Path) -> CellResult:
-    sealed, note = open_cell(folder)
-    return CellResult(
-        note["model"],
-        note["arm"],
-        note["seed"],
-        Evaluation.from_bytes(sealed.read(USERS), str(folder / USERS)),
-        tuple(Trial(**t) for t in note["trials"]),
-        note["chosen"],
-        note["valid"],
-        sealed.table(HISTORY) if HISTORY in sealed else None,
-        note["finished"],
-        note["cost"],
-        note["note"],
-        tuple(note.get("began_after", ())),
-        FixedSettingEffects(sealed.table(HELD), frozenset(note["unused"])) if "unused" in note else None,
-        folder.name,
-        note.get("chosen_trial"),
-    )
+def load_tuning_result(folder: Path) -> tuple[Mapping[str, Any], float]:
+    """Chosen hyper-parameters and validation metric of a finished cell."""
+    _, metadata = _open_cell(folder)
+    return metadata["chosen"], metadata["valid"]
 
 
-def open_cell(folder: Path) -> tuple[ManifestReader, dict[str, Any]]:
-    """A finished cell's files and its note."""
+def load_cell_weights(folder: Path) -> dict[str, Tensor] | None:
+    """Parameters of a finished cell's model; None where they were not kept.
+
+    Raises:
+        InputError: the files were changed, or belong to another cell.
+    """
+    if not (folder / WEIGHTS).is_file():
+        return None
+    with consistent(folder, REPAIR_HINT):
+        files, _ = _open_cell(folder)
+    return parse_safetensors(files.read(WEIGHTS), str(folder / WEIGHTS))
+
+
+def _open_cell(folder: Path) -> tuple[ManifestReader, dict[str, Any]]:
+    """A finished cell's files and metadata."""
     refuse_leading_out(folder.parent, folder)
-    sealed = ManifestReader(folder, REPAIR_HINT)
-    note = sealed.json(NOTE)
-    if (key := key_of_identity(note["identity"])) != folder.name:
+    files = ManifestReader(folder, REPAIR_HINT)
+    metadata = files.json(METADATA)
+    if (key := key_of_identity(metadata["identity"])) != folder.name:
         raise InputError(
             "folder of another cell", where=str(folder), expected=f"cell {folder.name}; {REPAIR_HINT}", found=key
         )
-    return sealed, note
+    return files, metadata

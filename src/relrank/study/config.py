@@ -23,19 +23,18 @@ ACCEPT = "[study] accept_leaks"
 ArmKind = Literal["interactions", "all", "drop", "alone", "rewired"]
 ARM_KINDS: tuple[ArmKind, ...] = ("interactions", "all", "drop", "alone", "rewired")
 
-
 SPLITS = 5
-"""Split seeds, from 0, of a study that names none and whose protocol draws its test rows."""
+"""Number of default seeds if the protocol draws test rows per seed."""
 DEFAULT_INIT_SEEDS = 3
-"""Seeds of a study that names none, has the same test rows for each, and judges relations by a trained model: without
-a second start its intervals hold nothing of what another one would change."""
+"""Number of default seeds if all seeds have the same test rows and relations are judged by a trained model, so that
+intervals include the variance between initializations."""
 
 
 class ArmSection(ConfigSection):
-    """``[models.arm.NAME]``: what one arm of a model sets for itself, on top of what the model sets.
+    """``[models.arm.NAME]``: settings of one arm, on top of the model's.
 
     Attributes:
-        config: hyper-parameters; they are held, as the model's are.
+        config: hyper-parameters; they are fixed and not tuned.
         train: training settings other than the budget: lr, batch, precision.
     """
 
@@ -47,15 +46,15 @@ class ModelSection(ConfigSection):
     """``[[models]]``: one model of the study.
 
     Attributes:
-        name: what the study calls it; every name once.
-        model: key in ``relrank.models.MODELS``; by default the name. So one model can be there several times, under
+        name: unique within the study.
+        model: key in ``relrank.models.MODELS``; by default the name. One model can be listed several times, under
             names such as "sequence-fusion, fixed".
         arms: which arms it runs on; by default all for a model that uses relations, else interactions alone.
         trials: configurations tried per arm on validation; by default the study's number for closed forms, 1 for
-            trained models. Equal for all arms.
-        config: hyper-parameters that differ from the defaults; they are held, tuning leaves them alone.
-        train: budget of a trained model: epochs, batch, lr, every, patience, device, precision.
-        arm: what single arms set for themselves, by the arm's name, e.g. as ``relrank tune`` found it.
+            trained models. The same for all arms.
+        config: hyper-parameters that differ from the defaults; they are fixed and not tuned.
+        train: training settings of a trained model: epochs, batch, lr, every, patience, device, precision.
+        arm: settings of single arms, by the arm's name, e.g. from ``relrank tune``.
     """
 
     name: str
@@ -76,24 +75,24 @@ class StudySection(ConfigSection):
     """``[study]``: how the arms are compared.
 
     Attributes:
-        metric: the metric that decides, for tuning (on validation) and for verdicts (on test).
-        ks: cuts of the reported metrics.
-        seeds: one split, and one start of every random model, per seed; left out, 0 to 4 where the protocol draws its
-            test rows; where every seed has the same, 0 to 2 if a trained model judges relations, else 0.
-        trials: configurations tried per arm on validation at most, equal for all arms; a search that ends earlier
-            saves the rest, one that is cut off by it is named in the report.
-        margin: smallest difference that matters, as a share of the metric of the interactions alone: a relation that
-            can be shown to bring less either way is negligible.
-        user_groups: columns of the user table to look at effects by.
-        item_groups: columns of the item table to look at effects by.
-        attribute: relation of items, such as has_genre, that measures how alike the items of a list are and how far
-            their mix is from the user's own.
-        versus: the model that others are compared with. One that uses relations is compared with every other that
-            does (does it use them better?), one that does not with all models, each on its richest graph.
+        metric: the metric for tuning (on validation) and for verdicts (on test).
+        ks: cutoffs of the reported metrics.
+        seeds: one split, and one initialization of every random model, per seed. Default: 0 to 4 if the protocol
+            draws test rows per seed; if all seeds have the same, 0 to 2 if a trained model judges relations, else 0.
+        trials: maximum number of configurations tried per arm on validation, the same for all arms. The report names
+            searches that reach it.
+        margin: smallest difference that matters, as a share of the metric of the interactions alone; a relation whose
+            effects are shown to be smaller is negligible.
+        user_groups: columns of the user table to group effects by.
+        item_groups: columns of the item table to group effects by.
+        attribute: relation of items, such as has_genre, for intra-list similarity and for calibration to the user's
+            history.
+        versus: the model that others are compared with. One that uses relations is compared with the others that do,
+            one that uses none with all models, each on its richest graph.
         accept_leaks: relations and features, or "interactions" for the split itself, whose leaks are accepted. A
-            study whose audit finds another leak does not run; every result of one that runs names what it accepts.
-        memory_gb: memory that one cell may take, in GB; by default what is free. A cell that needs more by its
-            estimate is left out. The environment variable RELRANK_MEMORY_GB comes first.
+            study with other leaks does not run; all results name the accepted ones.
+        memory_gb: memory limit of one cell, in GB; by default the free memory. A cell that needs more, as estimated,
+            is skipped. The environment variable RELRANK_MEMORY_GB takes precedence.
     """
 
     metric: str = "ndcg@10"
@@ -132,19 +131,19 @@ DEFAULT_MODELS = ("random", "popularity", "item-knn", "ease", "sparse-ease")
 
 
 class StudyConfig(ConfigSection):
-    """A whole study file.
+    """A study file.
 
     Attributes:
         name: of the study and, by default, of its folder under ``runs/``; letters, digits, ``_ - .``, no dot first.
         title: heading of the report.
         description: a sentence or two under it.
-        data: where the rows come from.
-        protocol: filter, split.
-        interactions: what a training row weighs.
-        relations: what is put to the test, by name.
-        features: what models may know of single nodes, by name; the same in every arm.
+        data: tables.
+        protocol: filters and split.
+        interactions: weights of training rows.
+        relations: that are judged, by name.
+        features: of nodes, by name; the same in every arm.
         study: how arms are compared.
-        models: by default random, popularity, item-kNN, EASE and sparse EASE, whose verdicts count.
+        models: by default random, popularity, item-kNN, EASE and sparse EASE.
     """
 
     name: str = Field(pattern=r"^[\w-][\w.-]*$")
@@ -161,7 +160,8 @@ class StudyConfig(ConfigSection):
     @field_validator("study")
     @classmethod
     def _seeds_of_the_protocol(cls, study: StudySection, info: ValidationInfo) -> StudySection:
-        protocol: ProtocolConfig | None = info.data.get("protocol")  # None: it is wrong, which is said by itself
+        # None if the protocol is invalid, which is reported by itself
+        protocol: ProtocolConfig | None = info.data.get("protocol")
         if study.seeds or protocol is None:
             return study
         seeds = SPLITS if protocol.draws_test else 1
@@ -172,7 +172,7 @@ class StudyConfig(ConfigSection):
 
     @property
     def titles(self) -> dict[str, str]:
-        """What people read instead of the names of relations, by name; those without a title are not in it."""
+        """Titles of relations by name; relations without a title are missing."""
         return {name: relation.title for name, relation in self.relations.items() if relation.title is not None}
 
     @property
@@ -181,7 +181,7 @@ class StudyConfig(ConfigSection):
         return next((m for m in self.models if m.name == self.study.versus), None)
 
     @model_validator(mode="after")
-    def _rival_is_there(self) -> Self:
+    def _rival_exists(self) -> Self:
         if self.study.versus is not None and self.rival is None:
             names = [m.name for m in self.models]
             raise InputError(
@@ -194,14 +194,12 @@ class StudyConfig(ConfigSection):
 
     @model_validator(mode="after")
     def _titles_once(self) -> Self:
-        read: dict[str, str] = {}
+        by_title: dict[str, str] = {}
         for name in self.relations:
             title = self.titles.get(name, name)
-            if title in read:
-                raise ValueError(
-                    f"relations {read[title]} and {name} would both be read as {title!r}: give other titles"
-                )
-            read[title] = name
+            if title in by_title:
+                raise ValueError(f"relations {by_title[title]} and {name} have the same title {title!r}")
+            by_title[title] = name
         return self
 
     @model_validator(mode="after")
@@ -213,8 +211,8 @@ class StudyConfig(ConfigSection):
 
 
 def trains_on_relations(models: Sequence[ModelSection]) -> bool:
-    """Whether one of the models is trained, from a random start, and runs on more than the interactions."""
-    from relrank.models import MODELS, ClosedForm, Trained  # torch comes with them, which a study file can do without
+    """Whether one of the models is trained, from a random initialization, on more than the interactions."""
+    from relrank.models import MODELS, ClosedForm, Trained  # imports torch, which reading a study file does not need
 
     kinds = [MODELS.get(model.kind, ClosedForm) for model in models if model.arms != ("interactions",)]
     return any(issubclass(kind, Trained) and kind.relational for kind in kinds)
@@ -224,7 +222,7 @@ def read_study(path: Path | str) -> StudyConfig:
     """Read and check a study file.
 
     Raises:
-        InputError: file and key of the first slip.
+        InputError: names file and key of the first mistake.
     """
     path = Path(path)
     if path.is_dir():
@@ -235,10 +233,10 @@ def read_study(path: Path | str) -> StudyConfig:
 
 
 def check_accepted(config: StudyConfig, where: str) -> None:
-    """Refuse an accepted name that nothing of the study has.
+    """Check the names in ``accept_leaks``.
 
     Raises:
-        InputError: the name, and those that are known.
+        InputError: a name is neither "interactions" nor a relation or feature of the study.
     """
     known = [SPLIT, *config.relations, *config.features]
     for name in config.study.accept_leaks:

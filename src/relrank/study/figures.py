@@ -1,4 +1,4 @@
-"""How figures are written in sentences: decimals by the size of the metric, signs, intervals."""
+"""Number formats for sentences: decimals by the size of the metric, signs, intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fit the model of one cell, and once more on training and validation rows where the study says so."""
+"""Fit the model of one cell, and refit it on training and validation rows where the protocol asks for it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from relrank.training import TrainConfig, fit
 
 
 def seeded(cell: Cell, config: Any) -> Any:
-    """Hyper-parameters with the bench's seed, where a model has one."""
-    there = "seed" in {f.name for f in fields(config)}
-    return override_config(config, {"seed": cell.split_context.seed}, cell.model.kind) if there else config
+    """Hyper-parameters with the seed of the split, where a model has a seed."""
+    if "seed" not in {f.name for f in fields(config)}:
+        return config
+    return override_config(config, {"seed": cell.split_context.seed}, cell.model.kind)
 
 
 def fit_cell(
@@ -35,18 +36,18 @@ def fit_cell(
     train: TrainConfig | None = None,
     on_validation: Callable[[int, float], None] | None = None,
     group: ProcessGroup = SINGLE_PROCESS,
-    whole: Graph | None = None,
+    full_graph: Graph | None = None,
 ) -> tuple[Recommender, pl.DataFrame | None]:
-    """Fit the cell's model on one graph; returns it and, for a trained one, its learning curve.
+    """Fit the cell's model on a graph; returns it and, for a trained one, its learning curve.
 
-    ``on_validation`` is told epoch and metric of every validation; what it raises ends the training. A closed form
-    that is given the ``whole`` graph may start from its solution (``Cell.whole``).
+    ``on_validation`` gets epoch and metric of every validation, and may raise to end the training. A closed form may
+    derive its solution from that of the ``full_graph`` (``Cell.full_graph``).
     """
     kind, split_context = MODELS[cell.model.kind], cell.split_context
     config = seeded(cell, config)
     if issubclass(kind, ClosedForm):
         solver = kind(graph, config)
-        return solver.solve() if whole is None else solver.solve_from(whole), None
+        return solver.solve() if full_graph is None else solver.solve_from(full_graph), None
     model = kind(graph, config)
 
     def callback(
@@ -65,7 +66,7 @@ def fit_cell(
         return mean_metric(model, split_context.split, cell.study.metric)
 
     fitted = fit(
-        model, train or cell.start()[1], validate, split_context.seed, folder, callback, group, step_callback
+        model, train or cell.initial_config()[1], validate, split_context.seed, folder, callback, group, step_callback
     )
     return model, fitted.history
 
@@ -78,12 +79,11 @@ def _left(seconds: float) -> str:
 
 
 def refit_graph(cell: Cell, graph: Graph) -> Graph:
-    """The graph with the validation rows among its interactions."""
-    edges = build_interactions(
-        graph.user, graph.item, cell.split_context.final.train, cell.split_context.interactions
-    )
-    places = history_positions(cell.split_context.final.train) if cell.split_context.final.ordered else None
-    return replace(graph, interactions=edges, places=places, events=events_of(cell.split_context.final))
+    """The graph with validation rows among its interactions."""
+    split = cell.split_context.final
+    edges = build_interactions(graph.user, graph.item, split.train, cell.split_context.interactions)
+    places = history_positions(split.train) if split.ordered else None
+    return replace(graph, interactions=edges, places=places, events=events_of(split))
 
 
 def refit_cell(
@@ -95,12 +95,12 @@ def refit_cell(
     on_status: StatusCallback,
     group: ProcessGroup = SINGLE_PROCESS,
 ) -> tuple[Recommender, Graph]:
-    """Fit once more with the validation rows in training; a trained model for the epochs that validation picked."""
+    """Refit on training and validation rows; a trained model for its best number of epochs on validation."""
     graph, train = refit_graph(cell, graph), None
     if history is not None:
-        train = cell.start()[1]
+        train = cell.initial_config()[1]
         best = history.filter(pl.col("metric") == pl.col("metric").max())["epoch"][0]
-        # a rate that decays belongs to its number of epochs
+        # a learning-rate schedule depends on the number of epochs, which therefore stays
         epochs = best if train.decay == "none" else train.epochs
         train = replace(train, epochs=epochs, every=epochs, patience=0)
     return fit_cell(cell, graph, config, folder, on_status, train, group=group)[0], graph

@@ -1,4 +1,4 @@
-"""Fit the model of one cell and keep it as a run."""
+"""Fit the model of one cell and save it as a run."""
 
 from __future__ import annotations
 
@@ -30,50 +30,52 @@ def fit_run(
     group: ProcessGroup = SINGLE_PROCESS,
     leaks: Sequence[dict[str, Any]] = (),
 ) -> FittedRun:
-    """Tune and fit the last of the cells and keep the model; of several processes, the first keeps it.
+    """Tune and fit the last of the cells and save the model; in a process group, rank 0 saves it.
 
     Args:
-        cells: those that the last one's search begins after, each behind its own (``run.cells_of``), and it.
+        cells: a cell, preceded by its prerequisites (``grid.cell_with_prerequisites``).
         tables: with the titles of items.
-        folder: where the model is kept.
-        on_status: told of every trial and epoch.
-        group: of processes that fit together.
-        leaks: those that the study file accepts (``leaks.accepted_leaks``); the run keeps their names.
+        folder: of the saved model.
+        on_status: receives a message per trial and epoch.
+        group: processes that train together.
+        leaks: accepted leaks (``leaks.accepted_leaks``), which the run's metadata names.
 
     Raises:
-        InputError: the folder is there and holds something else, another process fits a model there, several
-            processes are to solve a closed form, or the model needs more memory than there is.
+        InputError: the folder contains something else, another process is fitting a model there, a process group is
+            used for a closed form, or the model needs more memory than is available.
     """
-    cell, memory, holds = cells[-1], dict[str, CachedTrial](), list[FolderLock]()
+    cell, trial_cache, locks = cells[-1], dict[str, CachedTrial](), list[FolderLock]()
     checkpoints = named(folder).with_name(folder.name + ".checkpoints")
 
-    def ready() -> None:
+    def check_and_lock() -> None:
         check_run_folder(folder)
         if group.size > 1 and issubclass(MODELS[cell.model.kind], ClosedForm):
             raise InputError(
                 "closed forms are solved by one process",
                 where="torchrun",
-                expected="a model that is trained",
+                expected="a trained model",
                 found=cell.model.kind,
             )
         refuse_too_large(cell)
         if group.first:
-            holds.append(holding.enter_context(locked_folder(checkpoints, folder)))
+            locks.append(stack.enter_context(locked_folder(checkpoints, folder)))
 
-    with ExitStack() as holding:
-        group.on_all_ranks(ready)
-        with_warm_start = tune_with_prerequisites(cells, checkpoints, on_status, memory, group)
-        tuned = tune_and_fit(with_warm_start, checkpoints / cell.key(), on_status, memory, group)
-        split, note = cell.split_context.final, note_of(cell, tuned.config, tuned.valid, leaks)
+    with ExitStack() as stack:
+        group.on_all_ranks(check_and_lock)
+        warm_started = tune_with_prerequisites(cells, checkpoints, on_status, trial_cache, group)
+        tuned = tune_and_fit(warm_started, checkpoints / cell.key(), on_status, trial_cache, group)
+        split, metadata = cell.split_context.final, run_metadata(cell, tuned.config, tuned.valid_metric, leaks)
         if not group.first:
-            return FittedRun(tuned.model, tuned.graph, split, item_titles(tables, split), note)
-        run = save_run(tuned.model, tuned.graph, split, tables, note, folder, cell.split_context.graph)
-        holds[0].delete_on_exit = True
+            return FittedRun(tuned.model, tuned.graph, split, item_titles(tables, split), metadata)
+        run = save_run(tuned.model, tuned.graph, split, tables, metadata, folder, cell.split_context.graph)
+        locks[0].delete_on_exit = True
     return run
 
 
-def note_of(cell: Cell, config: Any, valid: float, leaks: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
-    """What a run says of itself."""
+def run_metadata(
+    cell: Cell, config: Any, valid_metric: float, leaks: Sequence[dict[str, Any]] = ()
+) -> dict[str, Any]:
+    """The metadata of a fitted run."""
     split = cell.split_context.final
     return {
         "format": FORMAT,
@@ -90,7 +92,7 @@ def note_of(cell: Cell, config: Any, valid: float, leaks: Sequence[dict[str, Any
         "new_items_only": split.new_items_only,
         "unseen": split.unseen,
         "metric": cell.study.metric,
-        "valid": valid,
+        "valid": valid_metric,
         "cell": cell.key(),
         **({"accepted_leaks": list(leaks)} if leaks else {}),
     }

@@ -1,4 +1,4 @@
-"""The folder of a study: one study's, one process's at a time."""
+"""The folder of a study, which belongs to one study and is locked by one process at a time."""
 
 from __future__ import annotations
 
@@ -15,17 +15,14 @@ from relrank.study.config import StudyConfig
 
 STUDY = "study.json"
 KEPT = ("cells", "card.json", "tuning.db", "winner")
-"""What a study leaves. A folder without any of it is nobody's, as where the data could not be read."""
+"""What a study stores. A folder without any of it belongs to no study, e.g. because the data could not be read."""
 
 SEARCH = ("tuning.db*", "tuning.checkpoints", "tuned.toml")
-"""What a search of ``relrank tune`` writes there."""
+"""Patterns of what ``relrank tune`` writes there."""
 
 
 def names_of_study() -> tuple[str, ...]:
-    """Patterns of everything that relrank reads, writes or deletes in a study's folder; the rest is somebody else's.
-
-    Temporary names are not among them: they cannot be known beforehand, and what a kill left of them is not followed.
-    """
+    """Patterns of everything that relrank reads, writes or deletes in a study's folder, except temporary files."""
     from relrank.study.result import StudyResult
 
     of_winner = ("winner.checkpoints", ".winner.replaced")
@@ -35,15 +32,10 @@ def names_of_study() -> tuple[str, ...]:
 
 @contextmanager
 def study_folder(out: Path, config: StudyConfig, is_smoke: bool = False) -> Iterator[None]:
-    """Hold a study's folder until the block ends; see ``owner.locked_folder``.
-
-    Args:
-        out: the folder, which is made if it is not there.
-        config: the study.
-        is_smoke: whether it is a smoke run, which has a folder of its own.
+    """Create and lock a study's folder until the block ends; see ``folder_lock.locked_folder``.
 
     Raises:
-        InputError: another process holds it, it holds a link, or it is that of another study.
+        InputError: another process has locked it, it contains a link, or it belongs to another study.
     """
     refuse_other_study(out, config, is_smoke)
     with locked_folder(out, names=names_of_study()):
@@ -54,21 +46,21 @@ def study_folder(out: Path, config: StudyConfig, is_smoke: bool = False) -> Iter
 
 
 def refuse_other_study(out: Path, config: StudyConfig, is_smoke: bool = False) -> None:
-    """Refuse a folder whose results would be replaced by those of another study.
+    """Refuse a folder that belongs to another study, whose results would be replaced.
 
     Raises:
-        InputError: it is that of another study, or of a fitted model.
+        InputError: it belongs to another study, or to a fitted model.
     """
-    said = {"name": config.name, "smoke": is_smoke}
+    owner = {"name": config.name, "smoke": is_smoke}
     if os.path.lexists(out / STUDY) and any(os.path.lexists(out / name) for name in KEPT):
-        said = parse_json_object(read_bytes_within(out, STUDY), str(out / STUDY))
+        owner = parse_json_object(read_bytes_within(out, STUDY), str(out / STUDY))
     elif os.path.lexists(out / "run.json"):
-        said = {"name": "a fitted model"}
-    if (said.get("name"), bool(said.get("smoke"))) != (config.name, is_smoke):
+        owner = {"name": "a fitted model"}
+    if (owner.get("name"), bool(owner.get("smoke"))) != (config.name, is_smoke):
         raise InputError(
             "folder of another study",
             where=str(out),
-            found=_named(said.get("name"), bool(said.get("smoke"))),
+            found=_named(owner.get("name"), bool(owner.get("smoke"))),
             expected=f"that of {_named(config.name, is_smoke)}, or a new one: name it with --out",
         )
 

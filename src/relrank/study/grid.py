@@ -18,11 +18,11 @@ from relrank.study.warm_starts import with_prerequisites
 
 
 def grid(config: StudyConfig, material: StudyData) -> list[Cell]:
-    """All cells that are planned before anything ran: baselines first, so that a leaderboard is there early.
+    """All cells that are known before anything has run; baselines first, so that a leaderboard is available early.
 
     Raises:
-        InputError: an unknown model or hyper-parameter, a model that reads features where there are none, or a
-            relation that no model reads.
+        InputError: an unknown model or hyper-parameter, a model that reads features without any, or a relation that
+            no model reads.
     """
     first = material.split_contexts[0]
     planned = {
@@ -40,12 +40,12 @@ def grid(config: StudyConfig, material: StudyData) -> list[Cell]:
     _check_all_relations_read(config, first)
     rival = config.rival
     if rival and MODELS[rival.kind].relational:
-        there = {a.name for a in planned[rival.name]}
-        if not {"interactions", "all"} <= there:
+        names = {a.name for a in planned[rival.name]}
+        if not {"interactions", "all"} <= names:
             raise InputError(
                 "rival lacks an arm",
                 where=f"[study] versus = {rival.name!r}",
-                found=", ".join(sorted(there)),
+                found=", ".join(sorted(names)),
                 expected="the arms interactions and all, or a model that uses no relations",
             )
     return cells
@@ -57,27 +57,22 @@ def relational_models(config: StudyConfig) -> list[ModelSection]:
 
 
 def _check(cell: Cell) -> None:
-    """Settings that cannot be, and a model without what it reads, are found before anything runs."""
-    cast_link_keys = replace(cell, arm=replace(cell.arm, rewired=None))  # no check asks who is linked with whom
-    MODELS[cell.model.kind].check(cast_link_keys.graph, cell.start()[0])
-    split = cell.split_context.split
-    if (
-        cell.split_context.refit
-        and MODELS[cell.model.kind].ordered
-        and split.ordered
-        and not split.ordered_with_valid
-    ):
+    """Report impossible settings, and a model that lacks its input, before anything runs."""
+    kind, split = MODELS[cell.model.kind], cell.split_context.split
+    linked = replace(cell, arm=replace(cell.arm, rewired=None))  # the checks do not depend on who is linked to whom
+    kind.check(linked.graph, cell.initial_config()[0])
+    if cell.split_context.refit and kind.ordered and split.ordered and not split.ordered_with_valid:
         raise InputError(
-            "histories have no order in time once validation rows are among them",
+            "histories have no order in time once they include validation rows",
             where=cell.model.name,
-            expected="a time column, since a model is fitted once more with the validation rows that were drawn from "
-            'training; or split = "last-leave-one-out", where they follow them',
+            expected="a time column, since the model is refitted with validation rows that were drawn from training; "
+            'or split = "last-leave-one-out", where validation rows follow training rows',
             found="the order of rows alone",
         )
 
 
 def relations_read_by(model: ModelSection, config: StudyConfig, split_context: SplitContext) -> list[str]:
-    """The study's relations that a model reads, in their order.
+    """The study's relations that a model reads, in the study's order.
 
     Raises:
         InputError: an unknown model or hyper-parameter.
@@ -92,12 +87,12 @@ def relations_read_by(model: ModelSection, config: StudyConfig, split_context: S
     if not MODELS[model.kind].relational:
         return []
     cell = Cell(model, arm_of.INTERACTIONS, split_context, config.study)
-    read = MODELS[model.kind].used_relations(split_context.graph, cell.start()[0])
+    read = MODELS[model.kind].used_relations(split_context.graph, cell.initial_config()[0])
     return [name for name in config.relations if name in read]
 
 
 def ineffective_weights(model: ModelSection, split_context: SplitContext) -> list[str]:
-    """Relations that the study file, for all arms or for one, gives a weight that the model never reads."""
+    """Relations that the study file weights, for all arms or for one, although the model does not read them."""
     kind, names = MODELS[model.kind], set[str]()
     for settings in (model.config, *({**model.config, **arm.config} for arm in model.arm.values())):
         names |= kind.unused_weights(
@@ -107,44 +102,38 @@ def ineffective_weights(model: ModelSection, split_context: SplitContext) -> lis
 
 
 def _check_all_relations_read(config: StudyConfig, split_context: SplitContext) -> None:
-    """A relation that is put to the test, and that no model of the study can read, would be tested in vain.
-
-    Where no model reads any relation, none is put to the test.
-    """
+    """Refuse relations that no relational model of the study reads; without such a model none is judged."""
     relational = {
         m.name: relations_read_by(m, config, split_context) for m in config.models if MODELS[m.kind].relational
     }
     read = {name for names in relational.values() for name in names} | {config.study.attribute}
     unread = [name for name in config.relations if name not in read]
     if unread and relational:
-        what = ", ".join(
-            f"{n} ({split_context.graph.relations[n].source} → {split_context.graph.relations[n].target})"
-            for n in unread
-        )
+        relations = split_context.graph.relations
         raise InputError(
             "no model of this study reads a relation",
             where=f"[relations] {', '.join(unread)}",
             expected=f"relations that {' or '.join(relational)} can read, such as ones that touch items, or that a "
             "chain of relations leads to from there",
-            found=what,
+            found=", ".join(f"{n} ({relations[n].source} → {relations[n].target})" for n in unread),
         )
 
 
-def arms_of(model: ModelSection, relations: Sequence[str], over: Hops) -> list[Arm]:
-    """The arms of one model, over the relations that it reads."""
-    return arms(relations, model.arms or ARM_KINDS, over) if relations else [arm_of.INTERACTIONS]
+def arms_of(model: ModelSection, relations: Sequence[str], hops: Hops) -> list[Arm]:
+    """The arms of one model over the relations that it reads."""
+    return arms(relations, model.arms or ARM_KINDS, hops) if relations else [arm_of.INTERACTIONS]
 
 
 def cell_with_prerequisites(
     config: StudyConfig, material: StudyData, model: str, arm: str | None = None
 ) -> list[Cell]:
-    """The cells whose searches one cell begins after, as in a study, and that cell at the end.
+    """One cell of a study, preceded by the cells that its search is warm-started from.
 
     Args:
         config: the study.
-        material: its data; the first split is taken.
+        material: its data; the first split is used.
         model: name.
-        arm: name, or relation names with commas.
+        arm: its name, or relation names with commas.
 
     Raises:
         InputError: no such model or relation, or relations for a model that uses none.
@@ -152,8 +141,8 @@ def cell_with_prerequisites(
     section = next((m for m in config.models if m.name == model), ModelSection(name=model))
     first = material.split_contexts[0]
     read = relations_read_by(section, config, first)
-    there = arms_of(section, read, hops(first.graph))
-    named = {a.name: a for a in (*there, arm_of.all_of(read or list(config.relations)))}
+    arms_in_study = arms_of(section, read, hops(first.graph))
+    named = {a.name: a for a in (*arms_in_study, arm_of.all_of(read or list(config.relations)))}
     relational = MODELS[section.kind].relational and bool(config.relations)
     arm = arm or ("all" if relational else "interactions")
     if arm == "interactions":
@@ -169,15 +158,15 @@ def cell_with_prerequisites(
         chosen = Arm("interactions + " + " + ".join(names), names)
     cell = Cell(section, chosen, first, config.study)
     _check(cell)
-    planned = with_prerequisites([Cell(section, of, first, config.study) for of in there])
+    planned = with_prerequisites([Cell(section, a, first, config.study) for a in arms_in_study])
     (cell,) = with_prerequisites([cell], planned)
     by_key = {one.key(): one for one in planned}
-    before: dict[str, Cell] = {}
+    prerequisites: dict[str, Cell] = {}
 
     def add(keys: tuple[str, ...]) -> None:
         for key in keys:
             add(by_key[key].prerequisites)
-            before.setdefault(key, by_key[key])
+            prerequisites.setdefault(key, by_key[key])
 
     add(cell.prerequisites)
-    return [*before.values(), cell]
+    return [*prerequisites.values(), cell]

@@ -1,4 +1,4 @@
-"""A leak ends a study before anything is fitted; one that the study file accepts is named in all its results."""
+"""Leaks end a study before anything is fitted, unless the study file accepts them; all results name those."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from relrank.tables.notices import Notice
 
 
 def leaks_of(findings: Iterable[Finding], arm: Arm | None = None, features: Collection[str] = ()) -> list[Finding]:
-    """The leaks among findings; with an arm only those that a model on it may read.
+    """The leaks among findings; with an arm, only those that concern it.
 
     Args:
         findings: of the audit.
@@ -34,27 +34,27 @@ def leaks_of(findings: Iterable[Finding], arm: Arm | None = None, features: Coll
 
 
 def is_accepted(finding: Finding, accepted: Collection[str]) -> bool:
-    """Whether all that a leak concerns is accepted by name."""
+    """Whether everything that a leak concerns is accepted by name."""
     return bool(finding.names) and set(finding.names) <= set(accepted)
 
 
 def refuse_leaks(leaks: Sequence[Finding], accepted: Collection[str]) -> None:
-    """Go on only where every leak is accepted.
+    """Check that every leak is accepted.
 
     Raises:
-        LeakError: one is not; the message names it, counts its rows, and says how to mend or to accept it.
+        LeakError: one is not; the message names it, counts its rows, and says how to fix or accept it.
     """
-    open_ = [f for f in leaks if not is_accepted(f, accepted)]
-    if not open_:
+    refused = [f for f in leaks if not is_accepted(f, accepted)]
+    if not refused:
         return
-    names = list(dict.fromkeys(name for f in open_ for name in f.names))
-    remedy = list(dict.fromkeys(f.remedy for f in open_ if f.remedy))
+    names = list(dict.fromkeys(name for f in refused for name in f.names))
+    remedy = list(dict.fromkeys(f.remedy for f in refused if f.remedy))
     accept = f"accept by name: {ACCEPT} = {json.dumps([*accepted, *names])}" if names else ""
     raise LeakError(
-        f"the audit found {len(open_)} leak{'s' if len(open_) > 1 else ''}, so nothing was fitted",
-        where="; ".join(f.check for f in open_),
-        expected="no way from the graph to a held-out row: " + "; or ".join(filter(None, [*remedy, accept])),
-        found="; ".join(f.message for f in open_),
+        f"the audit found {len(refused)} leak{'s' if len(refused) > 1 else ''}, so nothing was fitted",
+        where="; ".join(f.check for f in refused),
+        expected="no held-out rows in the graph: " + "; or ".join(filter(None, [*remedy, accept])),
+        found="; ".join(f.message for f in refused),
     )
 
 
@@ -68,18 +68,18 @@ def accepted_leaks(leaks: Iterable[Finding], accepted: Collection[str]) -> list[
 
 
 def leak_suffix(accepted: Sequence[dict[str, Any]], titles: Titles = NO_TITLES) -> str:
-    """What every sentence about results with accepted leaks ends with, "" where there are none.
+    """A remark that ends every sentence on results with accepted leaks; "" without any.
 
     Args:
         accepted: of ``accepted_leaks``.
-        titles: of relations, read instead of their names.
+        titles: of relations, in place of their names.
     """
     names = list(dict.fromkeys(name for leak in accepted for name in leak["names"]))
     return f"leak accepted: {', '.join(titles.get(name, name) for name in names)}" if names else ""
 
 
-def needless(findings: Iterable[Finding], accepted: Collection[str]) -> list[Notice]:
-    """Accepted names without a leak: what was mended should not stay accepted."""
+def needlessly_accepted(findings: Iterable[Finding], accepted: Collection[str]) -> list[Notice]:
+    """Notices on accepted names without a leak, which should be removed from the study file."""
     leaking = {name for f in leaks_of(findings) for name in f.names}
     return [
         Notice(ACCEPT, f"accepts leaks of {name}, where the audit found none", 1)
@@ -96,24 +96,24 @@ def finish(
     findings: Sequence[Finding],
     accepted: Collection[str],
 ) -> tuple[dict[str, Any], pl.DataFrame]:
-    """Card and verdicts of a finished study, with the leaks it accepted and the gains to look at.
+    """Card and verdicts of a finished study, with accepted leaks and suspicious gains.
 
     Args:
-        card: as of the study so far.
+        card: without these.
         board: the leaderboard.
-        effects: all paired differences.
-        verdicts: as judged; every sentence is stamped.
+        effects: the effects table.
+        verdicts: the verdict table; every sentence is extended by ``leak_suffix``.
         findings: of the audit.
         accepted: names whose leaks the study file accepts.
     """
     leaks = accepted_leaks(leaks_of(findings), accepted)
-    notices = needless(findings, accepted)
+    notices = needlessly_accepted(findings, accepted)
     titles = titles_of(card)
-    looks = suspicious_gain_messages(board, effects, titles, card.get("decimals", 4))
-    notices += [Notice("gains", text, 1) for text in looks]
+    suspicious = suspicious_gain_messages(board, effects, titles, card.get("decimals", 4))
+    notices += [Notice("gains", text, 1) for text in suspicious]
     card = card | {
         "accepted_leaks": leaks,
-        "suspicious_gains": looks,
+        "suspicious_gains": suspicious,
         "notices": card["notices"] + [{"where": n.where, "message": n.message, "count": n.count} for n in notices],
     }
     if leaks and not verdicts.is_empty():

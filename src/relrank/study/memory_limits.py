@@ -1,4 +1,4 @@
-"""Which cells fit into memory, and what is said of those that do not."""
+"""Which cells fit into memory, and messages about those that do not."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from relrank.models.core.estimates import Estimate
 from relrank.parallel.memory import GB, VARIABLE, available_memory, gb
 from relrank.study.cell import Cell
 from relrank.study.config import StudySection
+from relrank.study.tune_cell import free_parameters
 from relrank.tables.notices import Notice
 from relrank.training import resolve_device
 
 INSTEAD = ("sparse-ease", "item-knn", "popularity")
-"""Models that need little memory, the best first: the first of them that fits is named where another does not."""
+"""Models that need little memory, the best first; the first that fits is suggested where another model does not."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SkippedCell:
-    """A cell without a result, for want of memory. Nothing of it is stored, so a further run tries it again.
+    """A cell without a result for lack of memory. Nothing of it is stored, so a further run tries it again.
 
     Attributes:
-        cell: which.
-        required_memory: bytes by its estimate.
-        available: bytes that there were before anything ran.
-        began: whether it began and memory ended while it ran; False where its estimate said so before.
+        cell: that was skipped.
+        required_memory: bytes, as estimated.
+        available: bytes, before anything ran.
+        began: whether it ran out of memory; False if it was skipped because of its estimate.
     """
 
     cell: Cell
@@ -41,42 +42,40 @@ def memory_per_cell(study: StudySection, of_engine: int | None = None, jobs: int
     """Bytes that one cell may take: ``RELRANK_MEMORY_GB``, else the study file's ``memory_gb``, else what is free.
 
     Args:
-        study: of the study file.
-        of_engine: what an engine says that its machines have free; None for this machine.
-        jobs: cells that run on this machine at once: what there is is shared by them, and a cell may not take more.
+        study: section of the study file.
+        of_engine: free memory that the engine reports for its machines; None for this machine.
+        jobs: number of cells that run on this machine at once and share its memory.
 
     Raises:
         InputError: the environment variable is not a number above 0.
     """
     if VARIABLE not in os.environ:
         if study.memory_gb is not None:
-            own = int(study.memory_gb * GB)
-            return own if jobs == 1 else min(own, available_memory() // jobs)
+            limit = int(study.memory_gb * GB)
+            return limit if jobs == 1 else min(limit, available_memory() // jobs)
         if of_engine is not None:
             return of_engine
     return available_memory() // jobs
 
 
 def estimate_of(cell: Cell) -> Estimate:
-    """Memory and operations of the largest fit of a cell; of a trained model, all its epochs.
-
-    Where the cell is tuned, every number that tuning may move counts at the end of its ladder.
-    """
-    cell = replace(cell, arm=replace(cell.arm, rewired=None))  # shuffled links have the same shapes
-    kind, graph, (config, train) = MODELS[cell.model.kind], cell.graph, cell.start()
+    """Memory and operations of a cell's largest fit on the grids that it searches; over all epochs of training."""
+    cell = replace(cell, arm=replace(cell.arm, rewired=None))  # shuffling does not change shapes
+    kind, graph, (config, train) = MODELS[cell.model.kind], cell.graph, cell.initial_config()
     if cell.trials > 1:
-        free = [knob for knob in kind.grid_parameters(graph) if not cell.is_fixed(knob.name)]
-        config = override_config(config, {knob.name: max(knob.grid_values) for knob in free}, cell.model.name)
+        largest = {p.name: max(p.grid_values) for p in free_parameters(cell, graph)}
+        config = override_config(config, largest, cell.model.name)
     if issubclass(kind, Trained):
         epoch = kind.estimate(graph, config, train.batch)
         return replace(epoch, dense=epoch.dense * train.epochs, sparse=epoch.sparse * train.epochs)
     assert issubclass(kind, ClosedForm)
-    return kind.estimate(graph, config) if cell.whole is None else kind.estimate_from(graph, cell.whole, config)
+    full_graph = cell.full_graph
+    return kind.estimate(graph, config) if full_graph is None else kind.estimate_from(graph, full_graph, config)
 
 
 def required_memory(cell: Cell) -> int:
-    """Bytes of this machine's memory that a cell takes by its estimate; 0 for a model that trains on a GPU."""
-    if issubclass(MODELS[cell.model.kind], Trained) and resolve_device(cell.start()[1].device).type != "cpu":
+    """Estimated bytes of main memory that a cell needs; 0 for a model that trains on a GPU."""
+    if issubclass(MODELS[cell.model.kind], Trained) and resolve_device(cell.initial_config()[1].device).type != "cpu":
         return 0
     return estimate_of(cell).bytes
 
@@ -86,8 +85,8 @@ def exceeding_memory(cells: Iterable[Cell], available: int) -> list[SkippedCell]
     return [SkippedCell(cell, n, available) for cell in cells if (n := required_memory(cell)) > available]
 
 
-def notices(skipped: Sequence[SkippedCell]) -> list[Notice]:
-    """A sentence for every model with cells that were left out before they began, and with cells that ended."""
+def memory_notices(skipped: Sequence[SkippedCell]) -> list[Notice]:
+    """One notice per model and reason: cells that were not started, and cells that ran out of memory."""
     groups: dict[tuple[str, bool], list[SkippedCell]] = {}
     for one in skipped:
         groups.setdefault((one.cell.model.name, one.began), []).append(one)
@@ -95,23 +94,23 @@ def notices(skipped: Sequence[SkippedCell]) -> list[Notice]:
 
 
 def skip_message(group: Sequence[SkippedCell]) -> str:
-    """What is said of cells of one model that were all left out for the same reason."""
+    """The message on cells of one model that were skipped for the same reason."""
     most = max(group, key=lambda one: one.required_memory)
     cell, names = most.cell, list(dict.fromkeys(one.cell.arm.name for one in group))
     arms = f"on {names[0]}" if len(names) == 1 else f"on {len(names)} arms ({'; '.join(names)})"
-    there = f"{gb(most.available)} GB are available"
+    free = f"{gb(most.available)} GB are available"
     who, items = f"{cell.model.name} {arms}", f"{cell.split_context.graph.n_items:,} items"
     instead = advice(cell, most.available)
     if most.began:
         return (
             f"{who} is left out: memory ended while it ran at {items}, by its estimate it needs "
-            f"{gb(most.required_memory)} GB and {there}; it is tried again when the study is run again, and {instead}"
+            f"{gb(most.required_memory)} GB and {free}; it is tried again when the study is run again, and {instead}"
         )
-    return f"{who} is left out: at {items} it needs about {gb(most.required_memory)} GB and {there}; {instead}"
+    return f"{who} is left out: at {items} it needs about {gb(most.required_memory)} GB and {free}; {instead}"
 
 
 def advice(cell: Cell, available: int) -> str:
-    """What can be done about a cell that does not fit."""
+    """What to do about a cell that does not fit."""
     kind = MODELS[cell.model.kind]
     if issubclass(kind, Trained):
         return "a smaller config.dim or train.batch needs less"
@@ -124,26 +123,26 @@ def advice(cell: Cell, available: int) -> str:
 
 
 def refuse_too_large(cell: Cell) -> None:
-    """For one model that is to be fitted by itself.
+    """Check a cell that is fitted by itself.
 
     Raises:
         InputError: it needs more memory than is available.
     """
     available = memory_per_cell(cell.study)
-    if found := exceeding_memory([cell], available):
+    if too_large := exceeding_memory([cell], available):
         raise InputError(
             "model does not fit into memory",
             where=f"{cell.model.name} on {cell.arm.name}",
             expected=f"at most {gb(available)} GB, which are available; {advice(cell, available)}",
-            found=f"about {gb(found[0].required_memory)} GB at {cell.split_context.graph.n_items:,} items",
+            found=f"about {gb(too_large[0].required_memory)} GB at {cell.split_context.graph.n_items:,} items",
         )
 
 
 def nothing_left(skipped: Sequence[SkippedCell]) -> InputError:
-    """The error of a study all of whose cells are left out."""
+    """The error of a study whose cells are all skipped."""
     return InputError(
         "no model of the study fits into memory",
         where="[[models]]",
         expected=f"one that needs at most {gb(skipped[0].available)} GB",
-        found=". ".join(notice.message for notice in notices(skipped)),
+        found=". ".join(notice.message for notice in memory_notices(skipped)),
     )

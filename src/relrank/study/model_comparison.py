@@ -1,4 +1,4 @@
-"""Is one model at least as good as another? Per-user tables, a margin, and an answer for a pipeline."""
+"""Whether one model is at least as good as another: per-user tables, a margin, and an exit code for pipelines."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from relrank.study.per_user_tables import TablesBySplit, paired
 
 Answer = Literal["superior", "equivalent", "non-inferior", "inferior", "undecided"]
 EXIT_CODES: dict[Answer, int] = {"superior": 0, "equivalent": 0, "non-inferior": 0, "inferior": 1, "undecided": 3}
-"""2 is kept for what is wrong with the command."""
+"""2 is reserved for wrong usage of the command."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelComparison:
-    """What the tables of two models say.
+    """The comparison of two models.
 
     Attributes:
-        answer: in a word.
+        answer: the strongest statement that the effect allows.
         effect: the new model minus the baseline.
         baseline: mean metric of the baseline.
         margin: smallest difference that matters, in units of the metric.
-        one_split: whether all tables are of one and the same split, several starts of a model on it.
+        one_split: whether all tables are from one split, with several initializations of a model on it.
     """
 
     answer: Answer
@@ -38,7 +38,7 @@ class ModelComparison:
 
 
 def answer_of(effect: Effect, margin: float) -> Answer:
-    """The strongest statement that an effect allows, at .05.
+    """The strongest statement that an effect allows, at level .05.
 
     superior: the 95 % interval lies above 0. equivalent: the 90 % interval lies within the margin. inferior: the 95 %
     interval lies below 0. non-inferior: the 90 % interval lies above minus the margin (one test at .05).
@@ -53,10 +53,10 @@ def answer_of(effect: Effect, margin: float) -> Answer:
 
 
 def parse_margin(text: str) -> tuple[float, bool]:
-    """A margin as written, ``"1%"`` of the baseline or ``"0.002"``: the number, and whether it is a share.
+    """Parse a margin, ``"1%"`` of the baseline or ``"0.002"``: the number, and whether it is a share.
 
     Raises:
-        InputError: it is neither, or not above 0.
+        InputError: neither, or not above 0.
     """
     share = text.strip().endswith("%")
     try:
@@ -74,13 +74,14 @@ def compare_models(new: TablesBySplit, baseline: TablesBySplit, metric: str, mar
     """Compare two models, paired by user and split, with users and splits as crossed random effects.
 
     Args:
-        new: per-user tables by split (``sides.read_per_user_tables``), with columns ``user`` and the metric.
+        new: per-user tables by split (``per_user_tables.read_per_user_tables``), with columns ``user`` and the
+            metric.
         baseline: likewise, of the same splits and users.
         metric: column.
         margin: see ``parse_margin``.
 
     Raises:
-        InputError: no such metric, splits or users of one side only, users who occur twice, or missing values.
+        InputError: no such metric, splits or users on one side only, duplicate users, or missing values.
     """
     size, share = parse_margin(margin)
     left, right, names = paired(new, baseline)
@@ -89,7 +90,7 @@ def compare_models(new: TablesBySplit, baseline: TablesBySplit, metric: str, mar
     absolute = size * abs(mean) if share else size
     if absolute == 0:
         raise InputError(
-            "margin is a share of nothing",
+            "margin is a share of 0",
             where="--margin",
             found=repr(margin),
             expected=f"a number, since the baseline's {metric} is 0",
@@ -100,12 +101,13 @@ def compare_models(new: TablesBySplit, baseline: TablesBySplit, metric: str, mar
     )
 
 
-def said(found: ModelComparison, metric: str) -> str:
+def comparison_summary(comparison: ModelComparison, metric: str) -> str:
     """The answer in one line, with its figures."""
-    e, decimals = found.effect, decimals_of(found.baseline)
-    several = "starts on one split" if found.one_split else "splits"
+    e, decimals = comparison.effect, decimals_of(comparison.baseline)
+    several = "starts on one split" if comparison.one_split else "splits"
     over = f", {e.n_seeds} {several}" if e.n_seeds > 1 else ""
     return (
-        f"{found.answer}: {metric} {e.mean:+.{decimals}f} ({e.low:+.{decimals}f} to {e.high:+.{decimals}f}) against "
-        f"{found.baseline:.{decimals}f}, margin {found.margin:.{decimals}f}, {e.n_users:,} users{over}"
+        f"{comparison.answer}: {metric} {e.mean:+.{decimals}f} ({e.low:+.{decimals}f} to {e.high:+.{decimals}f}) "
+        f"against {comparison.baseline:.{decimals}f}, margin {comparison.margin:.{decimals}f}, "
+        f"{e.n_users:,} users{over}"
     )

@@ -1,4 +1,4 @@
-"""How strong are the models that verdicts rest on? A weak one credits relations with what a better one would give."""
+"""How strong the judging models are: a weak one credits relations with gains that a stronger model has without."""
 
 from __future__ import annotations
 
@@ -14,89 +14,89 @@ from relrank.study.coordinate_search import MIN_RELATIVE_GAIN, MIN_STANDARD_ERRO
 from relrank.study.figures import signed
 
 SAME = 1e-6
-"""Two means of the same metrics, rounded on the way, differ by less."""
+"""Rounding error of a mean metric."""
 
 
 def model_strengths(
-    found: CellResults, judged: Sequence[str], models: Sequence[str], margin: float = MIN_RELATIVE_GAIN
+    results: CellResults, judged: Sequence[str], models: Sequence[str], margin: float = MIN_RELATIVE_GAIN
 ) -> list[dict[str, Any]]:
-    """What validation says of the interactions-only arm of every model with verdicts.
+    """Compare the interactions-only arms of all models with verdicts, on validation.
 
     Args:
-        found: finished cells.
+        results: finished cells.
         judged: models with verdicts.
         models: all models of the study.
-        margin: share of the metric by which another model or setting has to be better to be called stronger.
+        margin: share of the metric by which another model or setting has to be better.
 
     Returns:
         One dictionary per judged model that ran on the interactions alone, the strongest first: ``model``; ``valid``,
         its validation metric on the interactions alone, the mean over seeds; ``stronger``, the model with the best
-        such figure if it is another one and better by more than the margin, else None, with
-        ``stronger_valid``; ``better_setting``, the best validation metric that the model itself reached with no
-        relation in effect, on whatever arm, where that is better likewise, else None; ``sentence``.
+        such metric if it is another one and better by more than the margin, else None, with ``stronger_valid``;
+        ``better_setting``, the best validation metric that the model itself reached with all relation weights 0, on
+        whatever arm, if that is better by more than the margin, else None; ``sentence``.
     """
-    valid = {model: figure for model in models if (figure := _valid(found, model)) is not None}
+    valid = _valid_metrics(results, models)
     rows = []
     for model in sorted((m for m in judged if m in valid), key=lambda m: -valid[m]):
-        own, best = valid[model], max(valid, key=lambda m: valid[m])
-        stronger = best if _better(valid[best], own, margin) else None
-        setting = _best_setting(found, model, _valid_by_seed(found, model))
-        better = setting if setting is not None and _better(setting, own, margin) else None
+        metric, best = valid[model], max(valid, key=lambda m: valid[m])
+        stronger = best if _better(valid[best], metric, margin) else None
+        setting = _best_setting(results, model, _valid_by_seed(results, model))
+        better = setting if setting is not None and _better(setting, metric, margin) else None
         rows.append(
             {
                 "model": model,
-                "valid": own,
+                "valid": metric,
                 "stronger": stronger,
                 "stronger_valid": valid[best] if stronger else None,
                 "better_setting": better,
-                "sentence": _sentence(model, own, stronger, valid[best], better, found.metric, found.decimals),
+                "sentence": _sentence(model, metric, stronger, valid[best], better, results.metric, results.decimals),
             }
         )
     return rows
 
 
-def strongest(found: CellResults, models: Sequence[str]) -> str | None:
-    """The model that validates best on the interactions alone; None where none was run so."""
-    valid = {model: figure for model in models if (figure := _valid(found, model)) is not None}
+def strongest(results: CellResults, models: Sequence[str]) -> str | None:
+    """The model that validates best on the interactions alone; None if none has run on them."""
+    valid = _valid_metrics(results, models)
     return max(valid, key=lambda m: valid[m]) if valid else None
 
 
 def add_strength_caveats(
     verdicts: pl.DataFrame,
-    judging: Sequence[Mapping[str, Any]],
+    strengths: Sequence[Mapping[str, Any]],
     metric: str,
     margin: float = MIN_RELATIVE_GAIN,
     decimals: int = 4,
 ) -> pl.DataFrame:
-    """The verdicts, with a sentence more where a relation helps a model, but nothing is shown with the strongest one.
+    """Add a sentence to verdicts "helps" of a model if a stronger model shows no gain from the relation.
 
-    It is said of both models. The strongest judge has to be better on the interactions alone by more than the margin,
-    on validation; and its own verdict "undecided" or "negligible".
+    The stronger model's verdict gets one, too. It has to be better on the interactions alone by more than the margin,
+    on validation, and its own verdict has to be "undecided" or "negligible".
 
     Args:
-        verdicts: as judged.
-        judging: of ``model_strengths``: the first is the strongest.
+        verdicts: the verdict table.
+        strengths: of ``model_strengths``, the strongest first.
         metric: the study's.
         margin: as in ``model_strengths``.
         decimals: of the figures.
     """
-    if not judging:
+    if not strengths:
         return verdicts
-    lead, *others = judging
+    lead, *others = strengths
     weaker = {one["model"]: one["valid"] for one in others if _better(lead["valid"], one["valid"], margin)}
     rows = list(verdicts.iter_rows(named=True))
     of_strongest = [row for row in rows if row["model"] == lead["model"]]
     not_shown = {row["relation"] for row in of_strongest if row["verdict"] in ("undecided", "negligible")}
-    said: dict[tuple[str, str], str] = {}
+    caveats: dict[tuple[str, str], str] = {}
     for row in rows:
         model, relation = row["model"], row["relation"]
         if model in weaker and relation in not_shown and row["verdict"] == "helps":
             name, valid = lead["model"], f"{lead['valid']:.{decimals}f} against {weaker[model]:.{decimals}f}"
             stronger = f"{name}, whose interactions alone are stronger (validation {metric} {valid})"
             of_lead = f" It helps {model} ({signed(row['held'], decimals)}); no gain is shown with {stronger}."
-            said[model, relation] = f" No gain is shown with {stronger}."
-            said[name, relation] = said.get((name, relation), "") + of_lead
-    sentences = [row["sentence"] + said.get((row["model"], row["relation"]), "") for row in rows]
+            caveats[model, relation] = f" No gain is shown with {stronger}."
+            caveats[name, relation] = caveats.get((name, relation), "") + of_lead
+    sentences = [row["sentence"] + caveats.get((row["model"], row["relation"]), "") for row in rows]
     return verdicts.with_columns(pl.Series("sentence", sentences, pl.String))
 
 
@@ -104,38 +104,37 @@ def _better(one: float, other: float, margin: float) -> bool:
     return one > other + margin * abs(other)
 
 
-def _valid(found: CellResults, model: str) -> float | None:
-    """Mean validation metric of a model on the interactions alone; None where it was not run so."""
-    valid = _valid_by_seed(found, model)
-    return sum(valid.values()) / len(valid) if valid else None
+def _valid_metrics(results: CellResults, models: Sequence[str]) -> dict[str, float]:
+    """Mean validation metrics on the interactions alone, of the models that have run on them."""
+    by_seed = {model: _valid_by_seed(results, model) for model in models}
+    return {model: sum(valid.values()) / len(valid) for model, valid in by_seed.items() if valid}
 
 
-def _valid_by_seed(found: CellResults, model: str) -> dict[int, float]:
-    name = found.arm_name(model, INTERACTIONS)
-    return {} if name is None else {cell.seed: cell.valid for cell in found.cells(model, name)}
+def _valid_by_seed(results: CellResults, model: str) -> dict[int, float]:
+    name = results.arm_name(model, INTERACTIONS)
+    return {} if name is None else {cell.seed: cell.valid_metric for cell in results.cells(model, name)}
 
 
-def _best_setting(found: CellResults, model: str, own: Mapping[int, float]) -> float | None:
-    """The best trial without any relation in effect per seed, over all arms of the model; the mean over seeds.
+def _best_setting(results: CellResults, model: str, baseline: Mapping[int, float]) -> float | None:
+    """The best trial per seed with all relation weights 0, over all arms of the model; the mean over seeds.
 
-    A trial counts where it is better than the interactions arm by more than the standard error of their difference,
-    which is known in searches that began with that arm's setting.
+    A trial counts if it is better than the interactions arm by more than the standard error of their difference. That
+    is known for searches that began at the setting of that arm.
     """
-    best = dict(own)
-    for (name, _), cells in found.items():
+    best = dict(baseline)
+    for (name, _), cells in results.items():
         for cell in cells if name == model else ():
-            begins_there = bool(cell.trials) and abs(cell.trials[0].metric - own[cell.seed]) < SAME
-            for trial in cell.trials if begins_there else ():
-                if (
-                    _without_relations(trial.values, cell)
-                    and trial.metric > own[cell.seed] + MIN_STANDARD_ERRORS * trial.error
-                ):
+            metric = baseline[cell.seed]
+            starts_at_baseline = bool(cell.trials) and abs(cell.trials[0].metric - metric) < SAME
+            for trial in cell.trials if starts_at_baseline else ():
+                better = trial.metric > metric + MIN_STANDARD_ERRORS * trial.error
+                if better and _without_relations(trial.values, cell):
                     best[cell.seed] = max(best[cell.seed], trial.metric)
     return sum(best.values()) / len(best) if best else None
 
 
 def _without_relations(values: dict[str, float], cell: CellResult) -> bool:
-    """Whether all relation weights of a trial are 0; those that were held are in what was chosen."""
+    """Whether all relation weights of a trial are 0; fixed ones are among the chosen values."""
     weights = cell.chosen.get("weights")
     if weights is None:
         return cell.arm == INTERACTIONS.name
@@ -153,19 +152,18 @@ def _sentence(
     metric: str,
     decimals: int,
 ) -> str:
-    own = f"{valid:.{decimals}f}"
+    text = f"{valid:.{decimals}f}"
     if stronger:
         return (
             f"Weak judge: {stronger} ranks better without any relation than {model} does (validation {metric} "
-            f"{stronger_valid:.{decimals}f} against {own}). What {model} gains from a relation may be what a "
+            f"{stronger_valid:.{decimals}f} against {text}). What {model} gains from a relation may be what a "
             "stronger model of the interactions gives without it."
         )
     if setting is not None:
         return (
             f"Weak judge: without any relation {model} reaches validation {metric} {setting:.{decimals}f} with "
-            f"settings tried on another arm, its interactions arm {own}. Its gains from relations may be overstated "
+            f"settings tried on another arm, its interactions arm {text}. Its gains from relations may be overstated "
             "by as much as the difference."
         )
-    return (
-        f"Judge: {model}; no model of this study ranks better on the interactions alone (validation {metric} {own})."
-    )
+    figure = f"validation {metric} {text}"
+    return f"Judge: {model}; no model of this study ranks better on the interactions alone ({figure})."

@@ -1,4 +1,4 @@
-"""The two sides of a comparison: per-user tables by split, read from wherever they are kept, and paired."""
+"""The two sides of a comparison: per-user tables by split, from a study, a fitted model or Parquet files."""
 
 from __future__ import annotations
 
@@ -13,23 +13,22 @@ from relrank.study.arms import INTERACTIONS
 from relrank.study.result import REPAIR_HINT
 
 TablesBySplit = dict[str | None, pl.DataFrame]
-"""Per-user tables by the name of their split; None for a single table that names none."""
+"""Per-user tables by the name of their split; None for a single table without one."""
 
 
 def read_per_user_tables(path: Path, metric: str, model: str | None = None, arm: str | None = None) -> TablesBySplit:
     """The per-user tables of one side.
 
     Args:
-        path: the folder of a study, whose cells have a table per split; the folder of a kept model, which is
-            evaluated on its test rows; a Parquet table; or a folder of Parquet tables. Rows of a table belong to the
-            split that its column ``split`` names, without one to that of its ``fingerprint``, without that to the
-            split that is named like the file, where there are several.
-        metric: column that has to be there.
+        path: the folder of a study, whose cells have a table per split; the folder of a fitted model, which is
+            evaluated on its test rows; a Parquet table; or a folder of Parquet tables. The split of a row is in
+            column ``split``, else ``fingerprint``; without either it is named like the file, if there are several.
+        metric: column that is required.
         model: of a study; by default that of its winner.
-        arm: of a study; by default the winner's, or with ``model`` "all", and "interactions" where that was not run.
+        arm: of a study; by default the winner's; with ``model``, "all", or "interactions" if that has not run.
 
     Raises:
-        InputError: nothing of that kind is there, a column is missing, or a split is there twice.
+        InputError: nothing to read, a column is missing, or a split occurs twice.
     """
     study = (path / "card.json").is_file()
     if not study and (model or arm):
@@ -53,13 +52,14 @@ def read_per_user_tables(path: Path, metric: str, model: str | None = None, arm:
         )
     side: TablesBySplit = {}
     for file in files:
-        for name, table in _by_split(_table(file, metric), file, None if len(files) == 1 else file.stem).items():
+        rows = _checked(metric, parse_parquet(file.read_bytes(), str(file)), file)
+        for name, table in _by_split(rows, file, None if len(files) == 1 else file.stem).items():
             if name in side:
                 raise InputError(
-                    "split is there twice",
+                    "split occurs twice",
                     where=str(file),
                     found=f"split {_short(name)} again",
-                    expected="every split in one table, so that it counts once",
+                    expected="every split in one table",
                 )
             side[name] = table
     return side
@@ -69,20 +69,20 @@ def paired(new: TablesBySplit, baseline: TablesBySplit) -> tuple[list[pl.DataFra
     """The tables of both sides, split by split, and the names of the splits.
 
     Raises:
-        InputError: a split is on one side only. A single table without a name pairs with any single table.
+        InputError: a split is on one side only. A single table without a split name pairs with any single table.
     """
     if len(new) == len(baseline) == 1 and (None in new or None in baseline):
         return [*new.values()], [*baseline.values()], []
     only = {"new": [s for s in new if s not in baseline], "baseline": [s for s in baseline if s not in new]}
     if any(only.values()):
-        found = "; ".join(f"only in the {side}: {_listed(names)}" for side, names in only.items() if names)
+        unpaired = "; ".join(f"only in the {side}: {_listed(names)}" for side, names in only.items() if names)
         raise InputError(
             "splits do not pair up",
             where="relrank compare",
             expected="the same splits on both sides, named by a column 'split' or by their fingerprints",
-            found=found,
+            found=unpaired,
         )
-    names = sorted(new, key=str)  # the order in which they are found changes not even the last bit
+    names = sorted(new, key=str)  # the result does not depend on the order of files
     return [new[name] for name in names], [baseline[name] for name in names], [_short(name) for name in names]
 
 
@@ -93,27 +93,27 @@ def _of_study(path: Path, metric: str, model: str | None, arm: str | None) -> Ta
     winner = path / "winner" / "run.json"
     if not model and not winner.is_file():
         raise InputError("study has no winner yet", where=str(path), expected="a model by name", found="none")
-    note = ManifestReader(winner.parent, REPAIR_HINT).json(winner.name) if winner.is_file() else {}
-    there = {(row["model"], row["arm"]) for row in card["cells"]}
+    cells = {(row["model"], row["arm"]) for row in card["cells"]}
     if model is None:
-        model, arm = note["name"], arm or note["arm"]
+        metadata = ManifestReader(winner.parent, REPAIR_HINT).json(winner.name)
+        model, arm = metadata["name"], arm or metadata["arm"]
     elif arm is None:
-        arm = "all" if (model, "all") in there else INTERACTIONS.name
+        arm = "all" if (model, "all") in cells else INTERACTIONS.name
     rows = [row for row in card["cells"] if (row["model"], row["arm"]) == (model, arm)]
     if not rows:
-        arms = sorted(a for m, a in there if m == model)
-        known = f"one of its arms {', '.join(arms)}" if arms else f"one of {', '.join(sorted({m for m, _ in there}))}"
-        near = did_you_mean(arm, arms) if arms else did_you_mean(model, {m for m, _ in there})
+        arms, models = sorted(a for m, a in cells if m == model), {m for m, _ in cells}
+        known = f"one of its arms {', '.join(arms)}" if arms else f"one of {', '.join(sorted(models))}"
+        near = did_you_mean(arm, arms) if arms else did_you_mean(model, models)
         raise InputError("no such cells", where=str(path), expected=known, found=f"{model} on {arm}{near}")
     side: TablesBySplit = {}
-    prints = set()
+    fingerprints = set()
     for row in rows:
         cell = path / "cells" / row["key"]
-        table = _with(metric, load_cell(cell).evaluation.table, cell)
+        table = _checked(metric, load_cell(cell).evaluation.table, cell)
         name = str(table["fingerprint"][0])
-        prints.add(name)
+        fingerprints.add(name)
         side[f"{name}, seed {row['seed']}"] = table
-    if len(prints) < len(side):  # seeds that are other starts on one and the same split
+    if len(fingerprints) < len(side):  # seeds that are other initializations on one split
         return side
     return {name.partition(",")[0]: table for name, table in side.items() if name is not None}
 
@@ -125,14 +125,10 @@ def _of_run(path: Path, metric: str) -> TablesBySplit:
     run = load_run(path)
     cut = metric.partition("@")[2]
     table = evaluate(run.model, run.split, (int(cut),) if cut.isdigit() else (10,)).table
-    return {run.split.fingerprint: _with(metric, table, path)}
+    return {run.split.fingerprint: _checked(metric, table, path)}
 
 
-def _table(path: Path, metric: str) -> pl.DataFrame:
-    return _with(metric, parse_parquet(path.read_bytes(), str(path)), path)
-
-
-def _with(metric: str, table: pl.DataFrame, path: Path) -> pl.DataFrame:
+def _checked(metric: str, table: pl.DataFrame, path: Path) -> pl.DataFrame:
     lacking = [name for name in ("user", metric) if name not in table.columns]
     if lacking:
         raise InputError(
@@ -163,9 +159,9 @@ def _by_split(table: pl.DataFrame, path: Path, name: str | None) -> Mapping[str 
 
 
 def _short(name: str | None) -> str:
-    """A split's name as it is said: of a fingerprint the first twelve digits are."""
-    print_, comma, seed = (name or "").partition(",")
-    return f"{print_[:12] if len(print_) == 64 else print_}{comma}{seed}" if name else "without a name"
+    """A split's name for messages: of a fingerprint the first twelve digits."""
+    split, comma, seed = (name or "").partition(",")
+    return f"{split[:12] if len(split) == 64 else split}{comma}{seed}" if name else "without a name"
 
 
 def _listed(names: list[str | None]) -> str:

@@ -1,9 +1,8 @@
-"""What to build, and in which order: relations are added one by one, each time the one that validates best.
+"""The plan: which relations to build, in which order. Forward selection adds the one that validates best.
 
-Validation chooses, test confirms: every step of the path is an arm of its own, so that what it adds has an interval.
-An arm stands for the best setting that validation knows of its relations, on whatever arm that was found
-(``CellResults.best_validated_cells``): a wider search is no gain from the relations of its arm that it gives no
-weight.
+Relations are chosen on validation and confirmed on test: every step is an arm of its own, so its effect has an
+interval. An arm is represented by the best setting that uses only its relations, on whatever arm it was found
+(``CellResults.best_validated_cells``).
 """
 
 from __future__ import annotations
@@ -24,23 +23,23 @@ from relrank.study.cell_results import CellResults
 from relrank.study.coordinate_search import MIN_RELATIVE_GAIN
 
 CLOSE = 0.1
-"""A relation is an alternative to the one that was chosen where it brings at least this much less than all of it."""
+"""A relation is an alternative if its gain on validation is lower than the chosen one's by at most this share."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlanStep:
-    """One relation more.
+    """One relation added to the previous ones.
 
     Attributes:
-        relation: which.
+        relation: its name.
         arm: name of the arm with the relations so far and this one.
-        adds: on test, to the arm before.
-        over_placebo: on test, what is lost when its links are shuffled; None where that was not run. More of anything
-            in a trained model can help, or be lucky: links that say nothing bring as much then.
-        total: on test, of all relations so far, to the interactions alone.
-        left: on test, what all relations bring beyond these; None where "all" was not run.
-        share: of what all relations bring, that these bring; None where that is not above 0.
-        alternatives: relations that validation found nearly as good in this place.
+        adds: on test, to the previous arm.
+        over_placebo: on test, the loss when its links are shuffled; None if that has not run. A trained model can
+            profit from any additional relation, or by chance; random links add as much then.
+        total: on test, effect of all relations so far, compared with the interactions alone.
+        remaining_gain: on test, what all relations add to these; None if "all" has not run.
+        share: of the gain of all relations, that of these; None unless the gain is above 0.
+        alternatives: relations that validate nearly as well in its place.
     """
 
     relation: str
@@ -48,13 +47,13 @@ class PlanStep:
     adds: Effect
     over_placebo: Effect | None
     total: Effect
-    left: Effect | None
+    remaining_gain: Effect | None
     share: float | None
     alternatives: tuple[str, ...] = ()
 
     @property
     def confirmed(self) -> bool:
-        """Whether test says that it adds something, and that its links do."""
+        """Whether test confirms that the relation, and its links, add something."""
         return self.adds.low > 0 and (self.over_placebo is None or self.over_placebo.low > 0)
 
 
@@ -65,49 +64,51 @@ class Plan:
     Attributes:
         model: name.
         steps: in order.
-        enough: number of steps after which all relations together bring less than the margin more, as far as test
-            can tell (two one-sided tests); None where it cannot.
+        sufficient_steps: number of steps after which all relations together are shown on test to add less than the
+            margin (two one-sided tests); None if that cannot be shown.
         margin: smallest difference that matters, in units of the metric.
-        ends: why the path is not longer.
+        stop_reason: why the path is not longer.
         base: on test, mean metric of the interactions alone.
     """
 
     model: str
     steps: tuple[PlanStep, ...]
-    enough: int | None
+    sufficient_steps: int | None
     margin: float
-    ends: str
+    stop_reason: str
     base: float
 
     @property
     def worth_building(self) -> int:
-        """Steps to take: up to where the rest is shown to be too small to matter, else the last one confirmed."""
+        """Number of steps to take: up to the last confirmed one, or fewer if these suffice."""
         confirmed = max((at + 1 for at, step in enumerate(self.steps) if step.confirmed), default=0)
-        return confirmed if self.enough is None else min(confirmed, self.enough)
+        return confirmed if self.sufficient_steps is None else min(confirmed, self.sufficient_steps)
 
 
 def searches_paths(cell: Cell) -> bool:
-    """Whether the arms of a path are worth their time: models that are solved and tuned."""
+    """Whether a path is searched with this cell's model: closed forms that are tuned."""
     return issubclass(MODELS[cell.model.kind], ClosedForm) and cell.trials > 1
 
 
-def next_arms(found: CellResults, model: str, relations: Sequence[str], so_far: Sequence[str]) -> list[Arm]:
-    """The arms of the next step that were not run yet; with all relations, or all but one, none is needed."""
+def next_arms(results: CellResults, model: str, relations: Sequence[str], so_far: Sequence[str]) -> list[Arm]:
+    """The arms of the next step that have not run; none for all relations or all but one, which always run."""
     if not so_far or len(so_far) + 1 >= len(relations) - 1:
         return []
-    wanted = [arm_of.some([*so_far, name], found.hops) for name in relations if name not in so_far]
-    return [arm for arm in wanted if found.arm_name(model, arm) is None]
+    wanted = [arm_of.with_relations([*so_far, name], results.hops) for name in relations if name not in so_far]
+    return [arm for arm in wanted if results.arm_name(model, arm) is None]
 
 
 def forward_selection(
-    found: CellResults, model: str, relations: Sequence[str]
+    results: CellResults, model: str, relations: Sequence[str]
 ) -> tuple[list[list[tuple[float, str]]], str]:
-    """Per step the relations that could be added with their mean validation metric, the best first, and why it ends.
+    """Forward selection on validation, as far as its arms have run.
 
-    The first of every step was added. The path ends where none is worth a step of tuning, or an arm was not run.
+    Returns:
+        Per step (mean validation metric, relation) of the candidates, the best first, which is added; and why the
+        selection stops.
     """
     steps: list[list[tuple[float, str]]] = []
-    valid = _valid(found, model, [])
+    valid = _valid(results, model, [])
     if valid is None:
         return [], "the interactions alone were not run"
     so_far: list[str] = []
@@ -115,7 +116,7 @@ def forward_selection(
         tried = [
             (figure, name)
             for name in relations
-            if name not in so_far and (figure := _valid(found, model, [*so_far, name])) is not None
+            if name not in so_far and (figure := _valid(results, model, [*so_far, name])) is not None
         ]
         if not tried:
             return steps, "further arms were not run"
@@ -128,71 +129,65 @@ def forward_selection(
     return steps, "every relation is in it"
 
 
-def plan_of(found: CellResults, model: str, relations: Sequence[str], margin: float) -> Plan:
-    """The path of a model with what test says of every step."""
-    steps, ends = forward_selection(found, model, relations)
+def plan_of(results: CellResults, model: str, relations: Sequence[str], margin: float) -> Plan:
+    """The path of a model with the effects of every step on test."""
+    steps, stop_reason = forward_selection(results, model, relations)
     everything = arm_of.all_of(relations)
-    whole = _effect(found, model, everything, arm_of.INTERACTIONS)
+    full = _effect(results, model, everything, arm_of.INTERACTIONS)
+    full_gain = full.mean if full is not None else 0.0
     made: list[PlanStep] = []
     so_far: list[str] = []
-    before_valid = _valid(found, model, []) or 0.0
-    enough = None
-    for tried in steps:
-        (best, name), *others = tried
-        before = arm_of.some(so_far, found.hops)
+    valid_before = _valid(results, model, []) or 0.0
+    sufficient = None
+    for (best, name), *others in steps:
+        before = arm_of.with_relations(so_far, results.hops)
         so_far.append(name)
-        here = arm_of.some(so_far, found.hops)
-        adds, total = _effect(found, model, here, before), _effect(found, model, here, arm_of.INTERACTIONS)
-        name_here = found.arm_name(model, here)
-        if adds is None or total is None or name_here is None:
+        arm = arm_of.with_relations(so_far, results.hops)
+        adds, total = _effect(results, model, arm, before), _effect(results, model, arm, arm_of.INTERACTIONS)
+        arm_name = results.arm_name(model, arm)
+        if adds is None or total is None or arm_name is None:
             break
-        left = _effect(found, model, everything, here)
-        shuffled = found.effect(model, here, arm_of.some_rewired(so_far, name, found.hops))
-        over_placebo = None if shuffled is None else shuffled[2]
-        gain = whole.mean if whole is not None else 0.0
-        close = [r for valid, r in others if best - valid <= CLOSE * (best - before_valid)]
-        share = total.mean / gain if gain > 0 else None
-        made.append(PlanStep(name, name_here, adds, over_placebo, total, left, share, tuple(close)))
-        before_valid = best
-        if enough is None and left is not None and left.interval_at(0.9)[1] < margin:
-            enough = len(made)
-    tables = _tables(found, model, arm_of.INTERACTIONS)
-    base = mean_interval(tables, found.metric).mean if tables is not None else 0.0
-    lucky = [step.relation for step in made if step.adds.low > 0 and not step.confirmed]
-    if lucky:
-        names = ", ".join(found.titles.get(name, name) for name in lucky)
-        ends += f"; not to be built, since shuffled links are not shown to bring less: {names}"
-    return Plan(model, tuple(made), enough, margin, ends, base)
+        remaining = _effect(results, model, everything, arm)
+        placebo = results.effect(model, arm, arm_of.with_relations_rewired(so_far, name, results.hops))
+        over_placebo = None if placebo is None else placebo[2]
+        close = [r for valid, r in others if best - valid <= CLOSE * (best - valid_before)]
+        share = total.mean / full_gain if full_gain > 0 else None
+        made.append(PlanStep(name, arm_name, adds, over_placebo, total, remaining, share, tuple(close)))
+        valid_before = best
+        if sufficient is None and remaining is not None and remaining.interval_at(0.9)[1] < margin:
+            sufficient = len(made)
+    tables = _tables(results, model, arm_of.INTERACTIONS)
+    base = mean_interval(tables, results.metric).mean if tables is not None else 0.0
+    unconfirmed = [step.relation for step in made if step.adds.low > 0 and not step.confirmed]
+    if unconfirmed:
+        names = ", ".join(results.titles.get(name, name) for name in unconfirmed)
+        stop_reason += f"; not to be built, since shuffled links are not shown to bring less: {names}"
+    return Plan(model, tuple(made), sufficient, margin, stop_reason, base)
 
 
-def missing_placebo_arms(found: CellResults, plan: Plan) -> list[Arm]:
-    """Arms that were not run of the steps that would be built, with the links of the step's relation shuffled."""
+def missing_placebo_arms(results: CellResults, plan: Plan) -> list[Arm]:
+    """Placebo arms, which have not run, of the steps that are worth building: the step's relation is shuffled."""
     names = [step.relation for step in plan.steps]
-    shuffled = [
-        arm_of.some_rewired(names[: at + 1], name, found.hops) for at, name in enumerate(names[: plan.worth_building])
+    placebos = [
+        arm_of.with_relations_rewired(names[: at + 1], name, results.hops)
+        for at, name in enumerate(names[: plan.worth_building])
     ]
-    return [arm for arm in shuffled if found.arm_name(plan.model, arm) is None]
+    return [arm for arm in placebos if results.arm_name(plan.model, arm) is None]
 
 
-def plan_card(plan: Plan, found: CellResults, graph: Graph) -> dict[str, Any]:
-    """The plan as plain JSON (see ``StudyResult.card``).
-
-    Args:
-        plan: of a model.
-        found: the study's cells, for what each step costs.
-        graph: for the rows and nodes of each relation.
-    """
+def plan_card(plan: Plan, results: CellResults, graph: Graph) -> dict[str, Any]:
+    """The plan as plain JSON (see ``StudyResult.card``), with cost, links and nodes of every step."""
     steps = []
     for step in plan.steps:
         relation = graph.relation(step.relation)
-        cells = found.cells(plan.model, step.arm)
+        cells = results.cells(plan.model, step.arm)
         row: dict[str, Any] = {"relation": step.relation, "arm": step.arm, "alternatives": list(step.alternatives)}
-        row["through"] = list(found.hops.get(step.relation, ()))
+        row["through"] = list(results.hops.get(step.relation, ()))
         for name, effect in (
             ("adds", step.adds),
             ("beyond", step.over_placebo),
             ("total", step.total),
-            ("left", step.left),
+            ("left", step.remaining_gain),
         ):
             ends = (None,) * 3 if effect is None else (effect.mean, effect.low, effect.high)
             row |= dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
@@ -209,27 +204,27 @@ def plan_card(plan: Plan, found: CellResults, graph: Graph) -> dict[str, Any]:
         "model": plan.model,
         "steps": steps,
         "build": plan.worth_building,
-        "enough": plan.enough,
+        "enough": plan.sufficient_steps,
         "margin": plan.margin,
         "base": plan.base,
-        "ends": plan.ends,
+        "ends": plan.stop_reason,
     }
 
 
-def _valid(found: CellResults, model: str, relations: Sequence[str]) -> float | None:
-    """Mean validation metric of relations over splits; None where their arm was not run."""
-    cells = found.best_validated_cells(model, arm_of.some(relations, found.hops))
-    return None if cells is None else sum(cell.valid for cell in cells) / len(cells)
+def _valid(results: CellResults, model: str, relations: Sequence[str]) -> float | None:
+    """Mean validation metric of an arm with these relations, over splits; None if it has not run."""
+    cells = results.best_validated_cells(model, arm_of.with_relations(relations, results.hops))
+    return None if cells is None else sum(cell.valid_metric for cell in cells) / len(cells)
 
 
-def _tables(found: CellResults, model: str, arm: Arm) -> list[pl.DataFrame] | None:
-    cells = found.best_validated_cells(model, arm)
+def _tables(results: CellResults, model: str, arm: Arm) -> list[pl.DataFrame] | None:
+    cells = results.best_validated_cells(model, arm)
     return None if cells is None else [cell.evaluation.table for cell in cells]
 
 
-def _effect(found: CellResults, model: str, a: Arm, b: Arm) -> Effect | None:
-    """The paired effect a − b, each at the best setting that is known of it; None where one was not run."""
-    tables_a, tables_b = _tables(found, model, a), _tables(found, model, b)
+def _effect(results: CellResults, model: str, a: Arm, b: Arm) -> Effect | None:
+    """The paired effect a − b, each at its best setting on validation; None if one has not run."""
+    tables_a, tables_b = _tables(results, model, a), _tables(results, model, b)
     if tables_a is None or tables_b is None:
         return None
-    return compare(tables_a, tables_b, found.metric, starts=found.starts((model, (1, -1))))
+    return compare(tables_a, tables_b, results.metric, starts=results.starts((model, (1, -1))))

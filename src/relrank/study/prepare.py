@@ -1,4 +1,4 @@
-"""From a study file to its data: tables, splits, graphs, the audit's findings."""
+"""From a study file to its data: tables, splits, graphs, findings of the audit."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class StudyData:
 
     Attributes:
         tables: as read.
-        split_contexts: split and graph per seed.
+        split_contexts: split and graph, per seed.
         findings: of the audit, on the first seed.
-        smoke: whether only a few users were kept.
+        smoke: whether the tables are reduced to a few users.
     """
 
     tables: Tables
@@ -46,13 +46,12 @@ class StudyData:
 
 SMOKE_USERS = 250
 
-
 MOST_VALUES = 8
-"""A numeric column with more values than this is grouped by quarters."""
+"""A numeric column with more distinct values is grouped by quartiles."""
 
 
 def smoke(config: StudyConfig) -> StudyConfig:
-    """The same study in a minute: one seed, two trials, two epochs; its results mean nothing."""
+    """The study reduced to one seed, two trials and two epochs, for a run of a minute; its results mean nothing."""
     study = config.study.model_copy(update={"seeds": config.study.seeds[:1], "trials": 2})
     models = []
     for m in config.models:
@@ -63,57 +62,50 @@ def smoke(config: StudyConfig) -> StudyConfig:
 
 
 def few_users(tables: Tables, protocol: ProtocolConfig) -> tuple[Tables, ProtocolConfig]:
-    """Users drawn among those who pass the protocol's filters; these are not asked a second time."""
-    whole = make_split(tables, protocol, 0)
-    users = whole.users.keys.sample(min(SMOKE_USERS, len(whole.users)), seed=0)
+    """Tables with a sample of the users who pass the protocol's filters, and the protocol without these filters."""
+    full = make_split(tables, protocol, 0)
+    users = full.users.keys.sample(min(SMOKE_USERS, len(full.users)), seed=0)
 
-    def kept(rows: pl.DataFrame) -> pl.DataFrame:
-        return rows.filter(pl.col("user").is_in(users.implode()) & pl.col("item").is_in(whole.items.keys.implode()))
+    def sampled(rows: pl.DataFrame) -> pl.DataFrame:
+        return rows.filter(pl.col("user").is_in(users.implode()) & pl.col("item").is_in(full.items.keys.implode()))
 
-    given = {name: kept(part) for name, part in tables.given.items()}
-    small = tables.with_row_subset(interactions=kept(tables.interactions), given=given)
+    given = {name: sampled(part) for name, part in tables.given.items()}
+    small = tables.with_row_subset(interactions=sampled(tables.interactions), given=given)
     return small, protocol.model_copy(update={"core": 0})
 
 
 def prepare(config: StudyConfig, base: Path | str, is_smoke: bool = False, progress: Progress = silent) -> StudyData:
-    """Read the tables, cut and build the graph once per seed, audit the first.
+    """Read the tables, split them and build the graph for each seed, and audit the first.
 
     Args:
         config: the study.
         base: folder that relative paths in it start from.
-        is_smoke: keep a few users only.
-        progress: told of long work on the way to the graph.
+        is_smoke: reduce the tables to a few users.
+        progress: reports long work on the way to the graph.
 
     Raises:
-        InputError: whatever is wrong with the data or the study file.
+        InputError: data or study file are wrong.
     """
     base = Path(base)
     tables, protocol = read_tables(config.data, base), config.protocol
     if is_smoke:
         tables, protocol = few_users(tables, protocol)
-    user_groups = _user_groups(tables, tables.user, config.study.user_groups)
-    item_groups = _user_groups(tables, tables.item, config.study.item_groups)
+    user_groups = _group_columns(tables, tables.user, config.study.user_groups)
+    item_groups = _group_columns(tables, tables.item, config.study.item_groups)
     split_contexts = []
     for seed in config.study.seeds:
         split = make_split(tables, protocol, seed)
         if not len(split.valid):
-            advice = "set valid_cut, or an earlier one" if protocol.split == "temporal" else "users with more rows"
-            known = split.train.then(split.test)
-            dates = "" if known.time is None else f", {span(known)}"
-            raise InputError(
-                "no validation rows",
-                where="[protocol]",
-                expected=f"some to tune on: {advice}",
-                found=f"{len(split.users):,} users, {len(split.train):,} training rows, {len(split.test):,} test rows"
-                f"{dates}",
-            )
+            raise _no_validation_rows(split, protocol)
         graph = build_graph(tables, split, config.relations, config.features, config.interactions, progress)
         attributes = attributes_of(graph, config.study.attribute, "[study] attribute")
-        seen = [b"" if f is None else f.write_csv().encode() for f in (user_groups, item_groups)]
-        seen += [edges_sha(graph, config.study.attribute).encode()] if config.study.attribute else []
-        beside, refit = hashlib.sha256(b"|".join(seen)).hexdigest()[:16], protocol.split == "given"
+        extra = [b"" if f is None else f.write_csv().encode() for f in (user_groups, item_groups)]
+        extra += [edges_sha(graph, config.study.attribute).encode()] if config.study.attribute else []
+        extra_hash, refit = hashlib.sha256(b"|".join(extra)).hexdigest()[:16], protocol.split == "given"
         split_contexts.append(
-            SplitContext(seed, split, graph, user_groups, item_groups, attributes, beside, refit, config.interactions)
+            SplitContext(
+                seed, split, graph, user_groups, item_groups, attributes, extra_hash, refit, config.interactions
+            )
         )
     found = findings(config, tables, split_contexts[0].split, split_contexts[0].graph)
     same = len({b.split.fingerprint for b in split_contexts}) < len(split_contexts)
@@ -123,8 +115,20 @@ def prepare(config: StudyConfig, base: Path | str, is_smoke: bool = False, progr
     return StudyData(tables, tuple(split_contexts), tuple(found), is_smoke)
 
 
+def _no_validation_rows(split: Split, protocol: ProtocolConfig) -> InputError:
+    advice = "set valid_cut, or an earlier one" if protocol.split == "temporal" else "users with more rows"
+    rows = split.train.then(split.test)
+    dates = "" if rows.time is None else f", {span(rows)}"
+    return InputError(
+        "no validation rows",
+        where="[protocol]",
+        expected=f"some to tune on: {advice}",
+        found=f"{len(split.users):,} users, {len(split.train):,} training rows, {len(split.test):,} test rows{dates}",
+    )
+
+
 def findings(config: StudyConfig, tables: Tables, split: Split, graph: Graph) -> list[Finding]:
-    """What the audit says of a split and of the graph built from it."""
+    """The audit's findings on a split and on the graph built from it."""
     edges = graph.interactions.csr(graph.n_users, graph.n_items)
     used = columns_used(config, tables)
     columns = dict.fromkeys(column for read in used.values() for column in read)
@@ -142,7 +146,7 @@ def findings(config: StudyConfig, tables: Tables, split: Split, graph: Graph) ->
 
 
 def columns_used(config: StudyConfig, tables: Tables) -> dict[str, list[tuple[str, str]]]:
-    """(table, column) of every node, link or text table that a relation or a feature reads, by its name."""
+    """By name of a relation or feature, the (table, column) pairs that it reads."""
     used: dict[str, list[tuple[str, str]]] = {}
     for name, relation in config.relations.items():
         if relation.kind == "link":
@@ -162,8 +166,8 @@ def columns_used(config: StudyConfig, tables: Tables) -> dict[str, list[tuple[st
     return used
 
 
-def _user_groups(tables: Tables, node_type: str, columns: tuple[str, ...]) -> pl.DataFrame | None:
-    """The columns to look at effects by; a number with many values becomes quarters of the nodes."""
+def _group_columns(tables: Tables, node_type: str, columns: tuple[str, ...]) -> pl.DataFrame | None:
+    """The columns that effects are grouped by; a numeric column with many values is cut into quartiles."""
     if not columns:
         return None
     table = tables.nodes.get(node_type)
@@ -182,19 +186,14 @@ def _user_groups(tables: Tables, node_type: str, columns: tuple[str, ...]) -> pl
 
 
 def attributes_of(graph: Graph, name: str | None, where: str) -> Csr | None:
-    """Items by values of a relation, for what is measured of lists; None without a name.
+    """Items × values of a relation, for metrics of lists; None without a name.
 
     Raises:
-        InputError: there is no such relation, or it is not one of items.
+        InputError: no such relation, or not one of items.
     """
     if name is None:
         return None
     relation = graph.relation(name)
     if relation.source != graph.item:
-        raise InputError(
-            "not a relation of items",
-            where=where,
-            expected=f"a relation from {graph.item}",
-            found=name,
-        )
+        raise InputError("not a relation of items", where=where, expected=f"a relation from {graph.item}", found=name)
     return relation.csr(graph.n_items, len(graph.nodes[relation.target]))

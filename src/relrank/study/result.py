@@ -1,4 +1,4 @@
-"""What a study found: the tables that are printed, stored and reported."""
+"""The result of a study: the tables that are printed, stored and reported."""
 
 from __future__ import annotations
 
@@ -25,35 +25,35 @@ NAMES = {"relation": pl.String, "title": pl.String}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StudyResult:
-    """Everything the verdicts rest on, as plain tables. One file each in the study's folder.
+    """Everything that the verdicts are based on, as plain tables; one file each in the study's folder.
 
-    Every table with a ``relation`` has its ``title`` beside it, null where the study file gives none.
+    Every table with a column ``relation`` has a column ``title``, null without a title in the study file.
 
     Attributes:
         card: what was studied, plain JSON. Keys: ``format``; ``name``; ``title``; ``description``; ``protocol``
             (name); ``fingerprints`` (one per split seed); ``seeds``; ``metric`` (e.g. "ndcg@10"); ``trials``;
             ``attribute`` (the relation behind similarity and calibration, else null); ``interval_caveat`` (a sentence
-            where the intervals hold no splits, else null); ``decimals`` (of figures of the metric); ``n_users``,
-            ``n_items``, ``n_train``, ``n_valid``, ``n_test`` (of the first seed); ``nodes`` (list of {type, count});
-            ``relations`` (list of {name, title: what people read instead, or null, source, target, edges, covered:
-            share of items, else users, with an edge, kind; chain: the node types on the way to one that is read
-            through others}); ``arms`` (list of {name, title}: arms that have relations with a title); ``notices``
+            where the intervals do not include the variance between splits, else null); ``decimals`` (for values of
+            the metric); ``n_users``, ``n_items``, ``n_train``, ``n_valid``, ``n_test`` (of the first seed); ``nodes``
+            (list of {type, count}); ``relations`` (list of {name, title: or null, source, target, edges, covered:
+            share of items, else users, with an edge, kind; chain: node types of its chain, if it is read through
+            other relations}); ``arms`` (list of {name, title}: arms that have relations with a title); ``notices``
             (list of {where, message, count}); ``skipped`` (sentences on cells that do not fit into memory); ``audit``
             (list of {level: "leak"|"warning"|"ok", check, message, count, names: relations and features concerned,
             accepted: whether the study file accepts it}); ``accepted_leaks`` (list of {names, check, message,
-            count}); ``suspicious_gains`` (sentences on gains that no honest relation brings); ``machine`` ({cpu,
-            cores, memory_gb, python, torch, relrank}); ``model_strength`` (see ``study.model_strength``); ``plan``
-            (null, or {model, base: metric of the interactions alone, margin, build: steps worth taking, enough: steps
-            after which the rest is shown to be within the margin, or null, ends: why it ends, steps: list of
-            {relation, arm, through: relations it is read through, alternatives, adds, beyond: its links shuffled,
-            total, left, each with _low and _high and null where it was not run, share: of what all bring, confirmed,
+            count}); ``suspicious_gains`` (sentences); ``machine`` ({cpu, cores, memory_gb, python, torch, relrank});
+            ``model_strength`` (see ``model_strength.model_strengths``); ``plan`` (null, or {model, base: metric of
+            the interactions alone, margin, build: steps worth taking, enough: steps after which the rest is shown to
+            be within the margin, or null, ends: why it stops, steps: list of {relation, arm, through: relations of
+            its chain, alternatives, adds, beyond: compared with its links shuffled, total, left: what all relations
+            add to these, each with _low and _high and null if it has not run, share: of the gain of all, confirmed,
             rows, nodes, seconds, peak_mb}}); ``cells`` (list of {model, arm, seed, key: folder under cells/});
             ``planted`` (true verdict per relation where known, else null); ``smoke`` (bool).
         leaderboard: one row per (model, arm), best first: ``model``, ``arm``, ``n_seeds``, ``n_users``, ``valid``
             (the study's metric on validation), ``mean``, ``low``, ``high`` (on test), ``below_ease`` (bool), every
             other metric's mean under its own name (``hit@10``, ``mrr``, ``coverage@10``, ``gini@10``,
             ``novelty@10``, ``popularity lift@10``, with ``[study] attribute`` ``intra-list similarity@10`` and
-            ``miscalibration@10`` …; null where a cell stored earlier was not measured by it), ``seconds``
+            ``miscalibration@10`` …; null if an older cell lacks it), ``seconds``
             (tuning + fit + evaluation, mean per cell), ``peak_mb``.
         effects: one row per paired difference: ``model``, ``relation`` (null for "gain"), ``kind`` ("gain" = all −
             interactions, "held" = all − all without r in the setting of "all", "drop" = all − (all without r), tuned
@@ -64,16 +64,16 @@ class StudyResult:
             models of the study the best on the interactions alone, on validation), ``other`` (else null), ``arm_a``,
             ``arm_b``, ``mean``, ``low``, ``high``, ``p``, ``p_holm`` (of "versus"; claims on relations are corrected
             in ``verdicts``), ``effect_size`` (paired Cohen's d), ``standard_error``, ``degrees_of_freedom`` (of
-            Student's t), ``detectable_effect`` (smallest true effect that would have been seen), ``n_users``,
+            Student's t), ``detectable_effect`` (smallest true effect that would have been detected), ``n_users``,
             ``n_seeds``.
         verdicts: one row per (model, relation): ``model``, ``relation``, ``verdict`` ("helps", "interchangeable",
-            "hurts", "negligible", "undecided"; "not read" where the model cannot read it, with null figures),
-            ``sentence`` (what may be said, with figures), ``interchangeable_with`` (comma-separated names that it is
+            "hurts", "negligible", "undecided"; "not read" if the model cannot read it, with null figures),
+            ``sentence`` (the verdict with its figures), ``interchangeable_with`` (comma-separated names that it is
             interchangeable with, or null), ``p`` (of the claim, corrected over the
             relations; null without a claim), ``held``, ``drop``, ``alone``, ``placebo`` with ``_low`` and ``_high``
-            each, ``subgroup_difference`` (a sentence where the
-            effect differs between groups of users, else null), ``unused`` (share of splits where validation gave it
-            no weight), ``detectable_effect``, ``margin``, ``true_verdict`` (or null).
+            each, ``subgroup_difference`` (a sentence where the effect
+            differs between groups of users, else null), ``unused`` (share of splits where validation sets its
+            weight to 0), ``detectable_effect``, ``margin``, ``true_verdict`` (or null).
         groups: effects by user group: ``model``, ``relation``, ``kind`` ("gain", "drop", "alone", "versus"),
             ``other`` (the rival of "versus", else null), ``group`` (column, e.g. "history length"), ``label`` (e.g.
             "11–50"), ``order`` (int, of the label), ``mean``, ``low``, ``high``, ``n_users``.
@@ -82,20 +82,20 @@ class StudyResult:
             ``label``, ``order``, ``n_users`` (distinct, over all seeds), and every metric of the per-user tables at
             every cut under its own name (``hit@10``, ``recall@10``, ``precision@10``, ``ndcg@10``, ``map@10`` …,
             ``mrr``), averaged over users and seeds. A user whose group differs between seeds is in both.
-        list_effects: what changes in the lists, one row per paired difference and measure: ``model``, ``relation``,
+        list_effects: effects on metrics of lists, one row per paired difference and metric: ``model``, ``relation``,
             ``kind`` and ``other`` as in ``groups``, ``measure`` ("novelty@10", "popularity lift@10", with
             ``[study] attribute`` "intra-list similarity@10" and "miscalibration@10"), ``mean``, ``low``, ``high``,
             ``n_users`` (who have a value in both lists), ``n_seeds``.
-        metric_effects: likewise of every metric of accuracy but the study's own ("recall@50", "mrr" …). No p is
-            corrected for their number, and none decides a verdict.
+        metric_effects: likewise for all accuracy metrics except the study's own ("recall@50", "mrr" …). They are not
+            corrected for multiple comparisons and decide no verdict.
         curves: learning curves of trained models: ``model``, ``arm``, ``seed``, ``epoch``, ``loss``, ``metric``
             (validation; null where it was not evaluated).
-        tuning: every trial: ``model``, ``arm``, ``seed``, ``trial``, ``metric`` (validation), ``config`` (JSON
+        tuning: all trials: ``model``, ``arm``, ``seed``, ``trial``, ``metric`` (validation), ``config`` (JSON
             text of the tried values), ``chosen`` (bool).
-        notes: what fitted models say of themselves: ``model``, ``arm``, ``seed``, ``note`` (e.g. "relation weights",
+        notes: learned values of fitted models: ``model``, ``arm``, ``seed``, ``note`` (e.g. "relation weights",
             "graph's share", "own share by history length", "share of each view", "items without a view"), ``key``
-            (relation, node type, range of lengths, view), ``value``; where it is a mean, ``sd`` and ``count`` of what
-            it is the mean of, else null.
+            (relation, node type, range of lengths, view), ``value``; for a mean, also ``sd`` and ``count``, else
+            null.
     """
 
     card: dict[str, Any]
@@ -112,13 +112,13 @@ class StudyResult:
 
     @property
     def decimals(self) -> int:
-        """Of figures of the study's metric."""
+        """Decimals for values of the study's metric."""
         return int(self.card.get("decimals", 4))
 
     def save(self, folder: Path | str) -> None:
         """Write ``card.json``, one Parquet file per table, and ``results.json`` for readers without Parquet.
 
-        Each file has its final name only when it is whole; the manifest is written last.
+        Each file is written atomically; the manifest is written last.
         """
         folder = Path(folder)
         for part in fields(self):
@@ -134,7 +134,7 @@ class StudyResult:
 
     @classmethod
     def files(cls) -> list[str]:
-        """Names of what ``save`` writes, but ``results.json`` and the manifest."""
+        """Names of the files that ``save`` writes, except ``results.json`` and the manifest."""
         return ["card.json" if part.name == "card" else f"{part.name}.parquet" for part in fields(cls)]
 
     @classmethod
@@ -142,8 +142,7 @@ class StudyResult:
         """Read what ``save`` wrote.
 
         Raises:
-            InputError: the folder holds no finished study, one without a file that is read today, one of another
-                version, or one that is not what was written.
+            InputError: no finished study, one of another version, a file is missing, or a file was changed.
         """
         folder = Path(folder)
         names = cls.files()
@@ -152,7 +151,7 @@ class StudyResult:
             if len(lacking) == len(names):
                 raise InputError("no finished study here", where=str(folder), expected="a card.json", found="none")
             raise InputError(
-                "stored study is not complete",
+                "stored study is incomplete",
                 where=str(folder),
                 expected=", ".join(lacking),
                 found=f"a study without: {REPAIR_HINT}",
@@ -171,22 +170,22 @@ class StudyResult:
 
 
 def with_titles(table: pl.DataFrame, titles: Titles) -> pl.DataFrame:
-    """A table with a column ``title`` for its column ``relation``; null where there is none."""
-    read = pl.DataFrame({"relation": list(titles), "title": list(titles.values())}, schema_overrides=NAMES)
-    return table.join(read, on="relation", how="left", maintain_order="left")
+    """Add a column ``title`` for the column ``relation``; null without a title."""
+    known = pl.DataFrame({"relation": list(titles), "title": list(titles.values())}, schema_overrides=NAMES)
+    return table.join(known, on="relation", how="left", maintain_order="left")
 
 
 def titles_of(card: Mapping[str, Any]) -> dict[str, str]:
-    """What people read instead of the names of relations, by name, as a card has it."""
+    """Titles of relations by name, from a card."""
     return {row["name"]: row["title"] for row in card["relations"] if row.get("title")}
 
 
 def arm_titles_of(card: Mapping[str, Any]) -> dict[str, str]:
-    """Likewise of arms."""
+    """Titles of arms by name, from a card."""
     return {row["name"]: row["title"] for row in card.get("arms", [])}
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
-    """In the order the reader is meant to see, unlike the sorted JSON of a checkpoint."""
+    """Keeps the order of keys, for people."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""From finished cells to the tables of a study: leaderboard, effects, verdicts, curves, trials, notes."""
+"""Tables of a study from its finished cells: leaderboard, effects, verdicts, curves, trials, learned values."""
 
 from __future__ import annotations
 
@@ -45,16 +45,16 @@ NOTE_SCHEMA = {
 }
 
 
-def leaderboard(found: CellResults) -> pl.DataFrame:
+def leaderboard(results: CellResults) -> pl.DataFrame:
     """One row per (model, arm), best first; means over seeds, the study's metric with its interval.
 
-    A figure that one of the seeds has no value of is null: cells that were stored earlier may know fewer of them.
+    A metric that one of the seeds lacks is null: cells stored by earlier versions may have fewer metrics.
     """
     rows: list[dict[str, Any]] = []
-    summaries = [c.evaluation.summary for _, cells in found.items() for c in cells]
-    names = dict.fromkeys(name for s in summaries for name in s if name not in ("n_users", found.metric))
-    for (model, arm), cells in found.items():
-        interval = mean_interval(found.tables(model, arm), found.metric)
+    summaries = [c.evaluation.summary for _, cells in results.items() for c in cells]
+    names = dict.fromkeys(name for s in summaries for name in s if name not in ("n_users", results.metric))
+    for (model, arm), cells in results.items():
+        interval = mean_interval(results.tables(model, arm), results.metric)
         others = {name: sum(c.evaluation.summary.get(name, nan) for c in cells) / len(cells) for name in names}
         rows.append(
             {
@@ -62,7 +62,7 @@ def leaderboard(found: CellResults) -> pl.DataFrame:
                 "arm": arm,
                 "n_seeds": interval.n_seeds,
                 "n_users": interval.n_users,
-                "valid": sum(c.valid for c in cells) / len(cells),
+                "valid": sum(c.valid_metric for c in cells) / len(cells),
                 "mean": interval.mean,
                 "low": interval.low,
                 "high": interval.high,
@@ -73,13 +73,13 @@ def leaderboard(found: CellResults) -> pl.DataFrame:
         )
     ease = max((row["mean"] for row in rows if row["model"] == "ease"), default=None)
     for row in rows:
-        row["below_ease"] = ease is not None and row["mean"] < ease - 5e-5  # less is rounding
+        row["below_ease"] = ease is not None and row["mean"] < ease - 5e-5  # smaller differences are rounding
     table = pl.DataFrame(rows, infer_schema_length=None).with_columns(pl.col([*names]).fill_nan(None))
     return table.sort(["mean", "model", "arm"], descending=[True, False, False])
 
 
 def _not_read(model: str, relation: str, titles: Titles) -> dict[str, Any]:
-    """The row of a relation that a model cannot read: no figures."""
+    """The verdict row of a relation that a model cannot read: no figures."""
     return dict.fromkeys(VERDICT_SCHEMA) | {
         "model": model,
         "relation": relation,
@@ -89,26 +89,30 @@ def _not_read(model: str, relation: str, titles: Titles) -> dict[str, Any]:
 
 
 def effects_and_verdicts(
-    judges: Sequence[ModelEffects],
+    models: Sequence[ModelEffects],
     relations: Sequence[str],
     planted: Mapping[str, str] | None,
-    more: Sequence[dict[str, Any]] = (),
-    whom: Mapping[str, Mapping[str, str]] | None = None,
+    other_effects: Sequence[dict[str, Any]] = (),
+    by_group: Mapping[str, Mapping[str, str]] | None = None,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The effects table and the verdict table of every model that uses relations.
 
-    Of a relation that a model does not read nothing is said but that. ``more``: rows of the effects table that are of
-    no single relation. ``whom``: what is said of groups of users, by model and relation.
+    Args:
+        models: effects of each.
+        relations: of the study; the verdict on one that a model does not read says just that.
+        planted: true verdicts, where they are known.
+        other_effects: rows of the effects table that belong to no single relation.
+        by_group: sentences on groups of users, by model and relation.
     """
-    effects = [row for one in judges for row in one.rows()] + [*more]
-    said: list[dict[str, Any]] = []
-    for one in judges:
-        said += one.verdicts(planted, (whom or {}).get(one.model))
-        said += [_not_read(one.model, name, one.found.titles) for name in relations if name not in one.relations]
-    return pl.DataFrame(effects, schema=EFFECT_SCHEMA), pl.DataFrame(said, schema=VERDICT_SCHEMA)
+    effects = [row for one in models for row in one.rows()] + [*other_effects]
+    verdicts: list[dict[str, Any]] = []
+    for one in models:
+        verdicts += one.verdicts(planted, (by_group or {}).get(one.model))
+        verdicts += [_not_read(one.model, r, one.results.titles) for r in relations if r not in one.relations]
+    return pl.DataFrame(effects, schema=EFFECT_SCHEMA), pl.DataFrame(verdicts, schema=VERDICT_SCHEMA)
 
 
-def curves(found: CellResults) -> pl.DataFrame:
+def curves(results: CellResults) -> pl.DataFrame:
     """Learning curves of the trained models."""
     parts = [
         cell.history.select(
@@ -119,17 +123,17 @@ def curves(found: CellResults) -> pl.DataFrame:
             "loss",
             "metric",
         )
-        for (model, arm), cells in found.items()
+        for (model, arm), cells in results.items()
         for cell in cells
         if cell.history is not None
     ]
     return pl.concat(parts) if parts else pl.DataFrame(schema=CURVE_SCHEMA)
 
 
-def tuning(found: CellResults) -> pl.DataFrame:
+def tuning(results: CellResults) -> pl.DataFrame:
     """Every trial of every cell."""
     rows = []
-    for (model, arm), cells in found.items():
+    for (model, arm), cells in results.items():
         for cell in cells:
             rows += [
                 (model, arm, cell.seed, i, t.metric, json.dumps(t.values), i == cell.chosen_trial)
@@ -138,19 +142,19 @@ def tuning(found: CellResults) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=TUNING_SCHEMA, orient="row")
 
 
-def notes(found: CellResults) -> pl.DataFrame:
-    """What the fitted models say of themselves (``cells.NOTES``), one row per figure."""
+def notes(results: CellResults) -> pl.DataFrame:
+    """Learned values of the fitted models (``run_cell.LEARNED_VALUES``), one row per figure."""
     rows = []
-    for (model, arm), cells in found.items():
+    for (model, arm), cells in results.items():
         for cell in cells:
-            for note, figures in cell.note.items():
-                for key in sorted(figures, key=_place):
-                    of = figures[key]
-                    of = of if isinstance(of, dict) else {"mean": of}
-                    rows.append((model, arm, cell.seed, note, key, of["mean"], of.get("sd"), of.get("count")))
+            for label, figures in cell.learned_values.items():
+                for key in sorted(figures, key=_order):
+                    figure = figures[key] if isinstance(figures[key], dict) else {"mean": figures[key]}
+                    values = figure["mean"], figure.get("sd"), figure.get("count")
+                    rows.append((model, arm, cell.seed, label, key, *values))
     return pl.DataFrame(rows, schema=NOTE_SCHEMA, orient="row")
 
 
-def _place(key: str) -> tuple[int, str]:
-    """Lengths of histories in order, other keys by name."""
+def _order(key: str) -> tuple[int, str]:
+    """Groups of history length in their order, other keys by name."""
     return LENGTH_GROUPS.index(key) if key in LENGTH_GROUPS else -1, key

@@ -1,4 +1,4 @@
-"""One cell of a study — model, arm, seed — as one folder that is there when the cell is finished, and not before."""
+"""Run one cell of a study: tune, fit, evaluate, and write its folder, which appears only when it is complete."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from relrank.io.tensors import save_tensors, write_json
 from relrank.models import MODELS, Recommender, Trained
 from relrank.models.core.base import override_config
 from relrank.parallel.memory import peak_memory_mb, reset_peak_memory
-from relrank.study.arms import drop
+from relrank.study.arms import all_without
 from relrank.study.cell import Cell, StatusCallback
 from relrank.study.cell_store import (
     HELD,
     HISTORY,
-    NOTE,
+    METADATA,
     USERS,
     WEIGHTS,
     CellResult,
@@ -35,37 +35,37 @@ from relrank.study.coordinate_search import value_of
 from relrank.study.fit_cell import fit_cell, refit_cell
 from relrank.study.tune_cell import TrialCache, free_parameters, tune_and_fit, values_on_grid
 
-NOTES = {
+LEARNED_VALUES = {
     "relation weights": "relation_weights",
     "graph's share": "gate_means",
     "own share by history length": "alpha_by_length",
     "share of each view": "view_shares",
     "items without a view": "missing_views",
 }
-"""What a model may say of itself once it is fitted, and the attribute that says it."""
+"""By label, the attribute in which a fitted model reports values that it has learned."""
 
 
-def run_cell(cell: Cell, folder: Path, on_status: StatusCallback, memory: TrialCache) -> CellResult:
-    """Tune, fit, evaluate on test; write everything beside the final folder and rename it at the end."""
+def run_cell(cell: Cell, folder: Path, on_status: StatusCallback, trial_cache: TrialCache) -> CellResult:
+    """Tune, fit and evaluate on test; write to ``folder`` with ``.part`` appended, and rename that at the end."""
     part = folder.with_name(folder.name + ".part")
-    fill_cell(cell, part, on_status, memory)
+    fill_cell(cell, part, on_status, trial_cache)
     sync_tree(part)
     part.replace(folder)
     sync_names(folder)
     return load_cell(folder)
 
 
-def fill_cell(cell: Cell, part: Path, on_status: StatusCallback, memory: TrialCache) -> None:
-    """Tune, fit, evaluate on test, in a folder that holds the cell's files, and no others, at the end.
+def fill_cell(cell: Cell, part: Path, on_status: StatusCallback, trial_cache: TrialCache) -> None:
+    """Tune, fit and evaluate on test, in a folder that contains exactly the cell's files at the end.
 
-    Checkpoints that an earlier call left there are gone on from.
+    Checkpoints of an interrupted call are resumed.
     """
     part.mkdir(parents=True, exist_ok=True)
     for file in part.iterdir():
         if file.is_symlink() or not file.is_dir():
             discard(file)
     reset_peak_memory()
-    tuned = tune_and_fit(cell, part, on_status, memory)
+    tuned = tune_and_fit(cell, part, on_status, trial_cache)
     on_status("evaluating")
     began = time.perf_counter()
     split_context = cell.split_context
@@ -83,72 +83,71 @@ def fill_cell(cell: Cell, part: Path, on_status: StatusCallback, memory: TrialCa
         save_tensors(part / WEIGHTS, tuned.model.state(), {"model": cell.model.kind}, durable=False)
     if tuned.history is not None:
         tuned.history.write_parquet(part / HISTORY)
-    said = {label: value for label, name in NOTES.items() if (value := getattr(tuned.model, name, None))}
-    note = {
+    metadata = {
         "model": cell.model.name,
         "arm": cell.arm.name,
         "seed": split_context.seed,
         "identity": cell.identity(),
         "trials": [asdict(t) for t in tuned.trials],
         "chosen": asdict(tuned.config),
-        "valid": tuned.valid,
+        "valid": tuned.valid_metric,
         "chosen_trial": tuned.chosen_trial,
-        "finished": tuned.finished,
-        "note": said,
+        "finished": tuned.converged,
+        "note": {label: v for label, name in LEARNED_VALUES.items() if (v := getattr(tuned.model, name, None))},
         "cost": cost,
-        "began_after": list(cell.there),
+        "began_after": list(cell.warm_started_from),
     }
     if cell.has_all and tuned.trials:
         config, graph = tuned.config, tuned.graph
-        del tuned  # memory for one model is enough
+        del tuned  # one model in memory at a time
         held = fixed_setting_effects(cell, config, graph, evaluation.table, part, on_status)
         held.table.write_parquet(part / HELD)
-        note["unused"] = sorted(held.unused)
+        metadata["unused"] = sorted(held.unused)
     for leftover in part.iterdir():
         if leftover.is_dir():
             discard(leftover)
-    write_json(part / NOTE, note, durable=False)
+    write_json(part / METADATA, metadata, durable=False)
     write_manifest(part, durable=False)
 
 
 def fixed_setting_effects(
-    cell: Cell, held: Any, whole: Graph, users: pl.DataFrame, folder: Path, on_status: StatusCallback
+    cell: Cell, config: Any, graph: Graph, users: pl.DataFrame, folder: Path, on_status: StatusCallback
 ) -> FixedSettingEffects:
-    """What each relation brings in the setting of a tuned "all" arm.
+    """What each relation adds at the settings of a tuned "all" arm.
 
     Args:
         cell: that arm.
-        held: its configuration.
-        whole: what it was fitted on.
+        config: its hyper-parameters.
+        graph: that it was fitted on.
         users: its per-user table on test.
         folder: for checkpoints of trained models.
-        on_status: told of every relation.
+        on_status: receives progress messages.
     """
-    chosen, columns, unused = asdict(held), {}, set()
-    steps = {k.name: k for k in MODELS[cell.model.kind].grid_parameters(cell.graph)}
-    passed = hops(cell.split_context.graph)
-    for number, name in enumerate(cell.read.relations):
+    chosen, columns, unused = asdict(config), {}, set()
+    parameters = {k.name: k for k in MODELS[cell.model.kind].grid_parameters(cell.graph)}
+    chains, relations = hops(cell.split_context.graph), cell.effective_arm.relations
+    for number, name in enumerate(relations):
         on_status(f"held settings without {name}")
-        knob = steps.get(f"weights.{name}")
-        # what is read through it goes with it
-        gone = [
-            steps.get(f"weights.{other}") for other in cell.read.relations if other == name or name in passed[other]
-        ]
-        if knob is not None and all(k is not None and value_of(chosen, k.name) == 0 for k in gone):
+        weight = parameters.get(f"weights.{name}")
+        # leaving out a relation leaves out those that are read through it
+        left_out = [parameters.get(f"weights.{r}") for r in relations if r == name or name in chains[r]]
+        checkpoints = folder / f"held-{number}"
+        if weight is not None and all(k is not None and value_of(chosen, k.name) == 0 for k in left_out):
             unused.add(name)
-            config = override_config(held, {knob.name: knob.grid_values[1]}, cell.model.name)
-            model = fit_cell(cell, whole, config, folder / f"held-{number}", on_status)[0]
+            smallest = override_config(config, {weight.name: weight.grid_values[1]}, cell.model.name)
+            model = fit_cell(cell, graph, smallest, checkpoints, on_status)[0]
         else:
-            less = replace(cell, arm=drop(cell.arm.relations, name, passed), warm_starts=(), prerequisites=())
-            model = _for_test(cell, less.graph, _without(less, chosen), folder / f"held-{number}", on_status)
+            arm = all_without(cell.arm.relations, name, chains)
+            without = replace(cell, arm=arm, warm_starts=(), prerequisites=())
+            model = _fit_for_test(cell, without.graph, _shared_config(without, chosen), checkpoints, on_status)
         columns[name] = user_metric(model, cell.split_context.final, cell.study.metric, "test")
     return FixedSettingEffects(
         users.select("user").with_columns(**{n: pl.Series(v) for n, v in columns.items()}), frozenset(unused)
     )
 
 
-def _for_test(cell: Cell, graph: Graph, config: Any, folder: Path, on_status: StatusCallback) -> Recommender:
-    """The cell's model on another graph, with validation rows where the bench gives them back."""
+def _fit_for_test(cell: Cell, graph: Graph, config: Any, folder: Path, on_status: StatusCallback) -> Recommender:
+    """The cell's model on another graph, refitted with validation rows where the split context says so."""
     if not cell.split_context.refit:
         return fit_cell(cell, graph, config, folder, on_status)[0]
     history = None
@@ -157,8 +156,7 @@ def _for_test(cell: Cell, graph: Graph, config: Any, folder: Path, on_status: St
     return refit_cell(cell, graph, config, history, folder / "refit", on_status)[0]
 
 
-def _without(cell: Cell, chosen: Mapping[str, Any]) -> Any:
-    """The configuration of an arm with the settings of another arm, as far as it may set them."""
-    return override_config(
-        cell.start()[0], values_on_grid(free_parameters(cell, cell.graph), chosen), cell.model.name
-    )
+def _shared_config(cell: Cell, chosen: Mapping[str, Any]) -> Any:
+    """A cell's configuration with the settings of another arm, as far as they apply to it."""
+    values = values_on_grid(free_parameters(cell, cell.graph), chosen)
+    return override_config(cell.initial_config()[0], values, cell.model.name)

@@ -1,4 +1,4 @@
-"""The order of a study's cells: batches, each planned from what the ones before found."""
+"""The order of a study's cells: batches, each planned from the results of the previous ones."""
 
 from __future__ import annotations
 
@@ -20,76 +20,31 @@ from relrank.study.prepare import StudyData
 from relrank.study.warm_starts import with_prerequisites
 
 Batch = list[Cell]
-
-
 Done = list[tuple[Arm, CellResult]]
 
 
 def batches(config: StudyConfig, material: StudyData) -> Generator[Batch, Done, None]:
-    """The cells of a study in batches, each planned from the results of those before, which are sent in.
+    """The cells of a study in batches; the results of each are sent in before the next one is planned.
 
-    First what needs no other arm: baselines, the interactions, one relation each. Then, of the model that validates
-    best on the interactions, the arms of its path (``plan``). Then all relations, and all but one, whose searches
-    begin after these. At last the arms that explain why a relation that helps alone adds nothing, and those that ask
-    whether the links of a step of the plan matter.
+    1. What needs no other arm: baselines, the interactions, one relation each.
+    2. The arms of the forward selection (``plan``), step by step, of the model that validates best on interactions.
+    3. All relations and all but one, whose searches are warm-started from these.
+    4. The arms that explain why a relation that helps alone adds nothing to the others, and placebo arms for the
+       steps of the plan.
     """
-    first = material.split_contexts[0]
-    over = hops(first.graph)
-    used_relations = {m.name: relations_read_by(m, config, first) for m in config.models}
+    schedule = _Schedule(config, material)
     cells = grid(config, material)
     late = [c for c in cells if _runs_after_path(c)]
-    done: Done = []
-    planned = with_prerequisites([c for c in cells if not _runs_after_path(c)])
-    done += yield planned
-    lead = _path_model(config, done, [m.name for m in relational_models(config) if any(c.model == m for c in late)])
-    lead = lead if lead is not None and len(used_relations[lead]) > 3 else None
-    split_contexts, sections = material.split_contexts, {m.name: m for m in config.models}
-    while lead is not None:
-        found = CellResults(done, config.study.metric, over, draws_test=config.protocol.draws_test)
-        steps, _ = forward_selection(found, lead, used_relations[lead])
-        more = next_arms(found, lead, used_relations[lead], [tried[0][1] for tried in steps])
-        if not more:
-            break
-        batch = with_prerequisites(
-            [
-                Cell(sections[lead], arm, split_context, config.study, tunes_new_weights_only=True)
-                for split_context in split_contexts
-                for arm in more
-            ],
-            planned,
-        )
-        planned += batch
-        done += yield batch
-    if late:
-        batch = with_prerequisites(late, planned)
-        planned += batch
-        done += yield batch
-    found = CellResults(done, config.study.metric, over, draws_test=config.protocol.draws_test)
-    judged = [
-        ModelEffects(found, m.name, used_relations[m.name], config.study.margin) for m in relational_models(config)
-    ]
-    asked = [(one.model, one.redundancy_arms()) for one in judged]
-    using = [one.model for one in judged if one.relations]
-    leading = plan_subject(
-        model_strengths(found, using, [m.name for m in config.models], config.study.margin), judged
-    )
-    if leading is not None and "rewired" in (sections[leading.model].arms or ARM_KINDS):
-        way = plan_of(found, leading.model, leading.relations, leading.margin)
-        asked.append((leading.model, missing_placebo_arms(found, way)))
-    extra = [
-        Cell(sections[model], arm, split_context, config.study, tunes_new_weights_only=arm.rewired is None)
-        for model, arms_asked in asked
-        for split_context in split_contexts  # what a model keeps for other arms of a split is there while they run
-        for arm in arms_asked
-    ]
-    extra = list({(c.model.name, c.arm.name, c.split_context.seed): c for c in extra}.values())
-    extra = [c for c in extra if found.arm_name(c.model.name, c.arm) is None]
-    if extra:
-        yield with_prerequisites(extra, planned)
+    yield from schedule.run([c for c in cells if not _runs_after_path(c)])
+    model = schedule.path_model([m.name for m in relational_models(config) if any(c.model == m for c in late)])
+    while model is not None and (arms := schedule.next_path_arms(model)):
+        yield from schedule.run(schedule.cells(model, arms))
+    yield from schedule.run(late)
+    yield from schedule.run(schedule.explaining_cells())
 
 
 def run_batches(config: StudyConfig, material: StudyData, run: Callable[[Batch], Done]) -> None:
-    """Hand every batch of a study to ``run``; what it returns is what further batches are planned from."""
+    """Pass every batch of a study to ``run``, whose results the further batches are planned from."""
     coming = batches(config, material)
     batch = next(coming, None)
     while batch is not None:
@@ -100,24 +55,88 @@ def run_batches(config: StudyConfig, material: StudyData, run: Callable[[Batch],
             batch = None
 
 
+class _Schedule:
+    """The cells that were planned so far, and their results."""
+
+    def __init__(self, config: StudyConfig, material: StudyData) -> None:
+        self._config, self._split_contexts = config, material.split_contexts
+        first = material.split_contexts[0]
+        self._hops = hops(first.graph)
+        self._used_relations = {m.name: relations_read_by(m, config, first) for m in config.models}
+        self._sections = {m.name: m for m in config.models}
+        self._planned: list[Cell] = []
+        self._done: Done = []
+
+    def run(self, cells: Sequence[Cell]) -> Generator[Batch, Done, None]:
+        """One batch, unless it is empty."""
+        if cells:
+            batch = with_prerequisites(cells, self._planned)
+            self._planned += batch
+            self._done += yield batch
+
+    def cells(self, model: str, arms: Sequence[Arm]) -> list[Cell]:
+        """A model on further arms, one split after the other, since a model may cache what arms of a split share."""
+        section, study = self._sections[model], self._config.study
+        return [
+            Cell(section, arm, split_context, study, tunes_new_weights_only=arm.rewired is None)
+            for split_context in self._split_contexts
+            for arm in arms
+        ]
+
+    def path_model(self, waiting: Sequence[str]) -> str | None:
+        """The model whose path is searched; None if there is none, or if its path needs no arms of its own.
+
+        Args:
+            waiting: models with arms that run after the path. The one that validates best on the interactions is
+                chosen.
+        """
+        needed = {"all", "alone", "interactions"}
+        arms_of = {name: self._sections[name].arms for name in waiting}
+        results = self._results()
+        candidates = [
+            name
+            for name, arms in arms_of.items()
+            if (not arms or needed <= set(arms)) and results.arm_name(name, arm_of.INTERACTIONS) is not None
+        ]
+        strengths = model_strengths(results, candidates, candidates)
+        model = strengths[0]["model"] if strengths else None
+        return model if model is not None and len(self._used_relations[model]) > 3 else None
+
+    def next_path_arms(self, model: str) -> list[Arm]:
+        """The arms of the next step of a model's path that have not run."""
+        results, relations = self._results(), self._used_relations[model]
+        steps, _ = forward_selection(results, model, relations)
+        return next_arms(results, model, relations, [tried[0][1] for tried in steps])
+
+    def explaining_cells(self) -> list[Cell]:
+        """Cells that explain redundancies, and placebos of the plan, which have not run."""
+        config, results = self._config, self._results()
+        effects = [
+            ModelEffects(results, m.name, self._used_relations[m.name], config.study.margin)
+            for m in relational_models(config)
+        ]
+        wanted = [(one.model, one.redundancy_arms()) for one in effects]
+        reading = [one.model for one in effects if one.relations]
+        strengths = model_strengths(results, reading, [m.name for m in config.models], config.study.margin)
+        subject = plan_subject(strengths, effects)
+        if subject is not None and "rewired" in (self._sections[subject.model].arms or ARM_KINDS):
+            plan = plan_of(results, subject.model, subject.relations, subject.margin)
+            wanted.append((subject.model, missing_placebo_arms(results, plan)))
+        cells = [cell for model, arms in wanted for cell in self.cells(model, arms)]
+        unique = {(c.model.name, c.arm.name, c.split_context.seed): c for c in cells}
+        return [c for c in unique.values() if results.arm_name(c.model.name, c.arm) is None]
+
+    def _results(self) -> CellResults:
+        config = self._config
+        return CellResults(self._done, config.study.metric, self._hops, draws_test=config.protocol.draws_test)
+
+
 def _runs_after_path(cell: Cell) -> bool:
-    """Whether an arm is run after those of the path, which a path of three relations needs no arms of its own for."""
+    """Whether an arm runs after those of the path; a path over three relations needs no arms of its own."""
     return searches_paths(cell) and len(cell.split_context.graph.relations) > 3 and len(cell.arm.relations) > 1
 
 
-def _path_model(config: StudyConfig, done: Done, waiting: Sequence[str]) -> str | None:
-    """The model whose path is searched: of those whose arms wait, the best on the interactions, on validation."""
-    found = CellResults(done, config.study.metric, draws_test=config.protocol.draws_test)
-    named = {m.name: m for m in config.models}
-    waiting = [
-        n for n in waiting if not named[n].arms or {"all", "alone", "interactions"} <= set(named[n].arms or ())
-    ]
-    waiting = [name for name in waiting if found.arm_name(name, arm_of.INTERACTIONS) is not None]
-    judging = model_strengths(found, waiting, waiting)
-    return judging[0]["model"] if judging else None
-
-
-def plan_subject(judging: Sequence[Mapping[str, Any]], judged: Sequence[ModelEffects]) -> ModelEffects | None:
-    """The judge that the plan is of: the best on the interactions alone, of those that read relations."""
-    named = {one.model: one for one in judged if one.base is not None}
-    return named.get(judging[0]["model"]) if judging else None
+def plan_subject(strengths: Sequence[Mapping[str, Any]], effects: Sequence[ModelEffects]) -> ModelEffects | None:
+    """The model whose plan is made: of those that read relations, the best on the interactions alone."""
+    named = {one.model: one for one in effects if one.baseline_metric is not None}
+    return named.get(strengths[0]["model"]) if strengths else None

@@ -1,4 +1,4 @@
-"""Tune the hyper-parameters of one cell on validation."""
+"""Tune the hyper-parameters of one cell on validation, and fit the best configuration."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from relrank.kernels.csr import Float32
 from relrank.models import MODELS, Recommender, Trained
 from relrank.models.core.base import GridParameter, override_config
 from relrank.parallel.process_group import SINGLE_PROCESS, ProcessGroup
-from relrank.study.arms import over
+from relrank.study.arms import with_chain
 from relrank.study.cell import Cell, StatusCallback, edges_sha
 from relrank.study.coordinate_search import SearchResult, Trial, coordinate_search, value_of
 from relrank.study.fit_cell import fit_cell, refit_cell
@@ -30,13 +30,13 @@ class TunedModel:
     """A model fitted with the hyper-parameters that validation picked.
 
     Attributes:
-        model: ready to score; on a refitting bench it has seen the validation rows.
-        graph: what it was fitted on.
+        model: ready to score; refitted with the validation rows where the split context says so.
+        graph: that it was fitted on.
         config: its hyper-parameters.
-        valid: its metric on validation, before any refit.
-        trials: what was tried.
-        chosen_trial: which of them ``config`` is; None where none was made.
-        finished: whether tuning ended by itself.
+        valid_metric: on validation, before any refit.
+        trials: configurations that were tried.
+        chosen_trial: index of ``config`` in ``trials``; None without trials.
+        converged: whether tuning ended before its trials ran out.
         history: learning curve, or None for a closed form.
         seconds: ``tune`` and ``fit``.
     """
@@ -44,29 +44,29 @@ class TunedModel:
     model: Recommender
     graph: Graph
     config: Any
-    valid: float
+    valid_metric: float
     trials: tuple[Trial, ...]
     chosen_trial: int | None
-    finished: bool
+    converged: bool
     history: pl.DataFrame | None
     seconds: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CachedTrial:
-    """A trial that was made: the metric of every validation user, float32 [n_users], and the seconds it took."""
+    """A finished trial: the metric of every validation user, float32 [n_users], and its seconds."""
 
     metrics: Float32
     seconds: float
 
 
 class TrialCache(Protocol):
-    """Trials by what their scores depend on, so that arms need not repeat each other's; a dict is one."""
+    """Finished trials by what their scores depend on (``trial_cache_key``), shared by arms. A dict is one."""
 
-    def get(self, trial: str, /) -> CachedTrial | None:
-        """The trial, if it was made."""
+    def get(self, key: str, /) -> CachedTrial | None:
+        """The trial, or None."""
 
-    def __setitem__(self, trial: str, known: CachedTrial, /) -> None: ...
+    def __setitem__(self, key: str, trial: CachedTrial, /) -> None: ...
 
 
 def tune(
@@ -74,115 +74,114 @@ def tune(
     graph: Graph,
     folder: Path,
     on_status: StatusCallback,
-    memory: TrialCache,
+    trial_cache: TrialCache,
     group: ProcessGroup = SINGLE_PROCESS,
 ) -> tuple[Any, SearchResult, float]:
-    """Try the cell's budget of configurations on validation, on the cell's graph.
+    """Search the cell's hyper-parameters on validation, with at most ``Cell.trials`` configurations.
 
-    ``memory`` holds what other arms tried with the same edges in effect (closed forms only).
+    ``trial_cache`` has trials of other arms with the same edges in effect (closed forms only).
 
     Returns:
-        The configuration that was chosen, the search (without trials where nothing may be moved), and the seconds
-        that its trials took.
+        The chosen configuration, the search (without trials where every hyper-parameter is fixed), and the seconds
+        of its trials.
     """
-    config, _ = cell.start()
-    made, charged = 0, 0.0
+    warm_start = dict(cell.warm_starts[0]) if cell.warm_starts else {}
+    initial = override_config(cell.initial_config()[0], warm_start, cell.model.name)
+    grid_parameters = grid_parameters_of(cell, graph)
+    if not grid_parameters:
+        return initial, SearchResult((), -1, True), 0.0
+    n_trials, seconds = 0, 0.0
 
     def measure(values: dict[str, float]) -> Float32:
-        nonlocal made, charged
-        made += 1
-        on_status(f"trial {made} of at most {cell.trials}")
-        changed = override_config(begin, values, cell.model.name)
-        key = trial_cache_key(cell, graph, changed)
-        known = None if key is None else memory.get(key)
-        if known is None:
+        nonlocal n_trials, seconds
+        n_trials += 1
+        on_status(f"trial {n_trials} of at most {cell.trials}")
+        config = override_config(initial, values, cell.model.name)
+        key = trial_cache_key(cell, graph, config)
+        trial = None if key is None else trial_cache.get(key)
+        if trial is None:
             began = time.perf_counter()
-            model, _ = fit_cell(cell, graph, changed, folder / f"trial-{made}", on_status, group=group)
+            model, _ = fit_cell(cell, graph, config, folder / f"trial-{n_trials}", on_status, group=group)
             metrics = group.broadcast_from_rank0(
                 lambda: user_metric(model, cell.split_context.split, cell.study.metric).tolist()
             )
-            known = CachedTrial(np.asarray(metrics, np.float32), time.perf_counter() - began)
+            trial = CachedTrial(np.asarray(metrics, np.float32), time.perf_counter() - began)
             if key is not None:
-                memory[key] = known
-        charged += known.seconds
-        return known.metrics
+                trial_cache[key] = trial
+        seconds += trial.seconds
+        return trial.metrics
 
-    begin = override_config(config, dict(cell.warm_starts[0]) if cell.warm_starts else {}, cell.model.name)
-    grid_parameters = grid_parameters_of(cell, graph)
-    if not grid_parameters:
-        return begin, SearchResult((), -1, True), 0.0
-    searched = {k.name for k in grid_parameters}  # a start without what is held would be another one
+    searched = {k.name for k in grid_parameters}
     kind = MODELS[cell.model.kind]
-    others = [s for s in kind.starts(graph) if s.keys() <= searched]
-    without = {f"weights.{name}" for name in cell.read.relations} if cell.has_all else set()
-    published_settings = None if cell.warm_starts or without else kind.published_settings(graph)
-    reference = (
-        published_settings if published_settings is not None and published_settings.keys() <= searched else None
-    )
-    starts = cell.warm_starts or ({}, *others)
-    found = coordinate_search(
+    without = {f"weights.{name}" for name in cell.effective_arm.relations} if cell.has_all else set()
+    reference = None if cell.warm_starts or without else kind.published_settings(graph)
+    # a start or reference that sets a fixed hyper-parameter would be cut to something else
+    if reference is not None and not reference.keys() <= searched:
+        reference = None
+    starts = cell.warm_starts or ({}, *(s for s in kind.starts(graph) if s.keys() <= searched))
+    search = coordinate_search(
         grid_parameters, cell.trials, measure, starts=starts, without=without, reference=reference
     )
-    return override_config(begin, found.trials[found.chosen].values, cell.model.name), found, charged
+    return override_config(initial, search.trials[search.chosen].values, cell.model.name), search, seconds
 
 
 def tune_and_fit(
-    cell: Cell, folder: Path, on_status: StatusCallback, memory: TrialCache, group: ProcessGroup = SINGLE_PROCESS
+    cell: Cell, folder: Path, on_status: StatusCallback, trial_cache: TrialCache, group: ProcessGroup = SINGLE_PROCESS
 ) -> TunedModel:
-    """Try the cell's budget of configurations on validation, then fit the best one.
+    """Tune a cell (see ``tune``) and fit the best configuration.
 
-    ``memory`` holds what other arms tried with the same edges in effect (closed forms only). A trained model keeps
-    its checkpoints in ``folder``, so a killed cell goes on where it was. The processes of a group do all this
-    together, and the first of them measures.
+    A trained model writes checkpoints to ``folder``, so that a killed cell resumes. All processes of a group take
+    part; rank 0 measures.
     """
-    graph = cell.graph  # made once: shuffled links are costly, and so is what is derived from them
-    config, found, charged = tune(cell, graph, folder, on_status, memory, group)
+    graph = cell.graph  # built once: shuffling and derived matrices are expensive
+    config, search, tuning_seconds = tune(cell, graph, folder, on_status, trial_cache, group)
     began = time.perf_counter()
-    model, history = fit_cell(cell, graph, config, folder / "final", on_status, group=group, whole=cell.whole)
+    model, history = fit_cell(
+        cell, graph, config, folder / "final", on_status, group=group, full_graph=cell.full_graph
+    )
     valid = group.broadcast_from_rank0(lambda: mean_metric(model, cell.split_context.split, cell.study.metric))
     if cell.split_context.refit:
-        del model  # memory for one is enough
+        del model  # one model in memory at a time
         model, graph = refit_cell(cell, graph, config, history, folder / "refit", on_status, group)
-    seconds = {"tune": charged, "fit": time.perf_counter() - began}
-    chosen = found.chosen if found.trials else None
-    return TunedModel(model, graph, config, valid, found.trials, chosen, found.finished, history, seconds)
+    seconds = {"tune": tuning_seconds, "fit": time.perf_counter() - began}
+    chosen = search.chosen if search.trials else None
+    return TunedModel(model, graph, config, valid, search.trials, chosen, search.converged, history, seconds)
 
 
 def free_parameters(cell: Cell, graph: Graph) -> list[GridParameter]:
-    """What the study file does not set."""
+    """The hyper-parameters of the search space that the study file does not fix."""
     return [k for k in MODELS[cell.model.kind].grid_parameters(graph) if not cell.is_fixed(k.name)]
 
 
 def grid_parameters_of(cell: Cell, graph: Graph) -> list[GridParameter]:
-    """What the cell's search moves.
+    """The hyper-parameters that the cell's search tunes.
 
-    Where a relation is shuffled in a setting that was found with its links, that is its own weight alone, what its
-    degrees are worth without them, and the weights of what is composed over it; none of those that the setting leaves
-    out.
+    A placebo arm that is warm-started from the arm with the real links tunes only the weight of the shuffled relation
+    and of those composed over it, and of these only the weights that the warm start uses.
     """
     if cell.trials == 1:
         return []
     grid_parameters = free_parameters(cell, graph)
     if cell.warm_starts and cell.tunes_new_weights_only:
-        new = {f"weights.{name}" for name in cell.read.relations} - set(cell.warm_starts[0])
+        new = {f"weights.{name}" for name in cell.effective_arm.relations} - set(cell.warm_starts[0])
         return [k for k in grid_parameters if k.name in new] or grid_parameters
-    if cell.warm_starts and cell.read.rewired is not None:
-        passed = hops(graph)
-        own = {f"weights.{name}" for name in passed if cell.read.rewired in over(passed, name)}
-        return [k for k in grid_parameters if k.name in own and cell.warm_starts[0].get(k.name) != k.start]
+    if cell.warm_starts and cell.effective_arm.rewired is not None:
+        chains = hops(graph)
+        affected = {f"weights.{r}" for r in chains if cell.effective_arm.rewired in with_chain(chains, r)}
+        return [k for k in grid_parameters if k.name in affected and cell.warm_starts[0].get(k.name) != k.start]
     return grid_parameters
 
 
 def values_on_grid(grid_parameters: Sequence[GridParameter], chosen: Mapping[str, Any]) -> dict[str, float]:
-    """Values of knobs in another cell's hyper-parameters, as far as it has them and they may be tried here."""
-    values = ((knob, value_of(chosen, knob.name)) for knob in grid_parameters)
-    return {knob.name: value for knob, value in values if value in knob.grid_values}
+    """Values from another cell's hyper-parameters, as far as they are on this cell's grids."""
+    values = ((parameter, value_of(chosen, parameter.name)) for parameter in grid_parameters)
+    return {parameter.name: value for parameter, value in values if value in parameter.grid_values}
 
 
 def trial_cache_key(cell: Cell, graph: Graph, config: Any) -> str | None:
-    """What a closed form's scores depend on: relations of weight 0 do not count, so arms can share trials.
+    """What a closed form's scores depend on. Relations of weight 0 are left out, so that arms can share trials.
 
-    None for a trained model, whose start depends on every node of its graph.
+    None for a trained model, whose initialization depends on every node of its graph.
     """
     if issubclass(MODELS[cell.model.kind], Trained):
         return None
@@ -191,8 +190,8 @@ def trial_cache_key(cell: Cell, graph: Graph, config: Any) -> str | None:
     if "weights" in values:
         in_use = {name: values["weights"].get(name, values["weight"]) for name in graph.relations}
         values["weights"] = {name: weight for name, weight in sorted(in_use.items()) if weight != 0}
-        # one that touches neither users nor items is reached through others, whatever these weigh
-        used = over(hops(graph), *values["weights"])
+        # a relation that touches neither users nor items is read through others, whatever their weights
+        used = with_chain(hops(graph), *values["weights"])
         edges = {name: edges_sha(graph, name) for name in used}
         del values["weight"]
     split = cell.split_context.split.fingerprint

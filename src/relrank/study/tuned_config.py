@@ -1,4 +1,4 @@
-"""What a search found, as a study file of its own."""
+"""A tuned study file from the results of a search."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from relrank.study.optuna_search import ArmSearch
 
 
 def write_tuned(config: StudyConfig, searches: Sequence[ArmSearch], base: Path, path: Path, how: str) -> Path:
-    """Write a study file whose arms hold what the searches found; it has a name of its own, NAME-tuned.
+    """Write a study file, named NAME-tuned, whose arms have the best settings of the searches.
 
     Args:
         config: the study that was searched.
-        searches: what was found.
+        searches: finished searches.
         base: folder that relative paths in the study start from.
         path: of the new study file.
-        how: the searches in a few words.
+        how: the searches in a few words, for a comment.
     """
     import tomli_w
 
     raw = config.model_dump(exclude_unset=True, exclude_none=True)
     raw["name"] = f"{config.name.removesuffix('-tuned')}-tuned"
     for key in ("path", "tmdb"):
-        place = getattr(config.data, key)
-        if place is not None and config.data.dataset != "planted" and not place.startswith(("$", "~")):
-            raw["data"][key] = os.path.relpath(base / place, path.parent)
+        location = getattr(config.data, key)
+        if location is not None and config.data.dataset != "planted" and not location.startswith(("$", "~")):
+            raw["data"][key] = os.path.relpath(base / location, path.parent)
     raw["models"] = [_section(m, [s for s in searches if s.cell.model.name == m.name]) for m in config.models]
-    note = f"# Written by relrank tune: {how},\n# best {config.study.metric} on validation of the first split.\n\n"
+    comment = f"# Written by relrank tune: {how},\n# best {config.study.metric} on validation of the first split.\n\n"
     with atomic_write(path) as temporary:
-        temporary.write_text(note + tomli_w.dumps(raw), encoding="utf-8")
+        temporary.write_text(comment + tomli_w.dumps(raw), encoding="utf-8")
     return path
 
 
@@ -47,9 +47,9 @@ def _section(model: ModelSection, searches: Sequence[ArmSearch]) -> dict[str, An
             of_arm = section.setdefault("arm", {}).setdefault(s.cell.arm.name, {})
             for name, value in s.best.values.items():
                 field, _, entry = name.partition(".")
-                place = of_arm.setdefault("train" if field == "train" else "config", {})
+                settings = of_arm.setdefault("train" if field == "train" else "config", {})
                 if entry and field != "train":
-                    place.setdefault(field, {})[entry] = value
+                    settings.setdefault(field, {})[entry] = value
                 else:
-                    place[entry or field] = value
+                    settings[entry or field] = value
     return section

@@ -1,10 +1,9 @@
-"""From effects to what may be said of a relation.
+"""Verdicts on relations, from their effects.
 
-A relation's effect is asked twice: with everything else held (its edges go, every other setting stays), and after
-retuning (the model is tuned again without it). A claim needs all of its effects at once, so its p is the largest of
-theirs (an intersection–union test), and Holm's correction runs over the relations of a model, once per kind of claim.
-What is not claimed is not thereby small: a relation is negligible only where its effects are shown to lie within the
-margin.
+A relation's effect is measured twice: with all other settings held (only its edges are removed), and after tuning the
+model again without it. A claim needs all of its effects at once, so its p is the largest of theirs (an
+intersection–union test). Holm's correction runs over the relations of a model, once per kind of claim. A relation is
+negligible only if its effects are shown to lie within the margin; without a claim or that, it is undecided.
 
 References:
     Berger, "Multiparameter hypothesis testing and acceptance sampling", Technometrics 24(4), 1982.
@@ -25,35 +24,35 @@ from relrank.study.figures import interval, signed
 
 Verdict = Literal["helps", "interchangeable", "hurts", "negligible", "undecided"]
 NOT_READ = "not read"
-"""What stands in place of a verdict where a model cannot read a relation: nothing was tested."""
+"""In place of a verdict if a model cannot read a relation."""
 ORDER = ("helps", "interchangeable", "hurts", "negligible", "undecided", NOT_READ)
 ALPHA = 0.05
 MANY_SPLITS = 50
-"""More splits than this are not asked for."""
+"""Above this, an undecided verdict gives no exact number of splits that would decide it."""
 MANY_TIMES = 100
-"""Nor so many times the users."""
+"""Likewise for the number of users, as a multiple."""
 
 
 def agrees(verdict: str, truth: str) -> bool:
-    """Whether a verdict is right where the truth is known; of what is worth nothing, "undecided" claims nothing."""
+    """Whether a verdict agrees with a known truth; "undecided" agrees with "negligible"."""
     return verdict == truth or (truth == "negligible" and verdict == "undecided")
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What was measured of one relation with one model; every effect is above 0 where the relation adds something.
+    """The effects of one relation on one model; all of them are above 0 if the relation adds something.
 
     Attributes:
-        held: all − all without it in the setting of "all"; None where arms are not tuned, which "drop" then says.
         drop: all − all without it, tuned again.
         alone: interactions + it − interactions.
-        placebo: all − all with its links shuffled; None where that was not run.
-        alone_placebo: interactions + it − interactions + it with shuffled links; None where that was not run.
-        smallest_weight_effect: where validation gave it no weight, what the smallest weight that was tried would add;
+        held: all − all without it at the settings of "all"; None if arms are not tuned, when ``drop`` is the same.
+        placebo: all − all with its links shuffled; None if that has not run.
+        alone_placebo: interactions + it − interactions + it with shuffled links; None if that has not run.
+        smallest_weight_effect: if validation sets its weight to 0, what the smallest weight of the grid would add;
             else None.
-        unused: share of splits in which validation gave it no weight.
-        redundancy: alone − 2 · drop: above 0 where the others bring more than half of what it brings alone.
-        replaced_by: likewise beside single other relations: alone − 2 · (what it adds beside that one).
+        unused: share of splits in which validation sets its weight to 0.
+        redundancy: alone − 2 · drop: above 0 if the others provide more than half of what it adds alone.
+        redundancy_with: likewise for single other relations: alone − 2 · (what it adds to that one).
     """
 
     drop: Effect
@@ -64,16 +63,16 @@ class Evidence:
     smallest_weight_effect: Effect | None = None
     unused: float = 0.0
     redundancy: Effect | None = None
-    replaced_by: Mapping[str, Effect] = field(default_factory=dict)
+    redundancy_with: Mapping[str, Effect] = field(default_factory=dict)
 
     @property
-    def beside(self) -> Effect:
-        """What it adds beside the others, all else held."""
+    def added(self) -> Effect:
+        """What it adds to the others, all other settings held."""
         return self.drop if self.held is None else self.held
 
     @property
     def all(self) -> list[Effect]:
-        """Everything that says how large its effect is."""
+        """All measures of the size of its effect."""
         return [e for e in (self.held, self.drop, self.alone, self.placebo) if e is not None]
 
 
@@ -82,9 +81,9 @@ class Judgement:
     """The verdict on one relation.
 
     Attributes:
-        verdict: in a word.
-        p: of the claim behind it, corrected over the relations; None where nothing is claimed.
-        instead: the relations that it is interchangeable with.
+        verdict: on the relation.
+        p: of the claim, corrected over the relations; None without a claim.
+        instead: relations that it is interchangeable with.
         detectable_effect: smallest true effect that would have been claimed with power .8.
     """
 
@@ -97,49 +96,49 @@ class Judgement:
 def decide_verdicts(evidence: Mapping[str, Evidence], margin: float) -> dict[str, Judgement]:
     """The verdicts on the relations of a model.
 
-    helps: beside the others it adds something in their setting, after retuning, and more than with its links shuffled
-    (where that was run), so it is the links that matter and not how many of them a node has. hurts: both ways all is
-    better without it. interchangeable: alone it adds something, and more than its shuffled links (where that was
-    run), but the others bring more than half of it. negligible: all of its effects lie within the margin. Else it is
-    undecided.
+    helps: it adds something to the others at their settings, after retuning, and compared with its placebo (if that
+    has run), so that its links matter and not only their number per node. hurts: at their settings and after retuning
+    the metric is better without it. interchangeable: alone it adds something, also compared with its placebo (if that
+    has run), but the others provide more than half of it. negligible: all of its effects lie within the margin. Else
+    it is undecided.
 
     Args:
         evidence: by relation.
         margin: smallest difference that matters, in units of the metric.
     """
     direct = _corrected({name: _largest(_direct(one)) for name, one in evidence.items()})
-    stands_in = _corrected({name: _largest(_in_place(one)) for name, one in evidence.items()})
-    said: dict[str, Judgement] = {}
+    replaceable = _corrected({name: _largest(_in_place(one)) for name, one in evidence.items()})
+    judgements: dict[str, Judgement] = {}
     for name, one in evidence.items():
         verdict: Verdict = "undecided"
         p: float | None = None
         instead: tuple[str, ...] = ()
         if direct[name] < ALPHA:
-            verdict, p = ("helps" if one.beside.mean > 0 else "hurts"), direct[name]
-        elif stands_in[name] < ALPHA:
-            verdict, p = "interchangeable", stands_in[name]
-            instead = tuple(other for other, e in one.replaced_by.items() if e.mean > 0 and e.p < ALPHA)
+            verdict, p = ("helps" if one.added.mean > 0 else "hurts"), direct[name]
+        elif replaceable[name] < ALPHA:
+            verdict, p = "interchangeable", replaceable[name]
+            instead = tuple(other for other, e in one.redundancy_with.items() if e.mean > 0 and e.p < ALPHA)
         elif _within(one, margin):
             verdict = "negligible"
-        said[name] = Judgement(verdict, p, instead, _visible(one, len(evidence)))
-    return said
+        judgements[name] = Judgement(verdict, p, instead, _visible(one, len(evidence)))
+    return judgements
 
 
 def _direct(one: Evidence) -> list[Effect]:
-    """What has to point one way for "helps" or "hurts"."""
-    both = [one.beside, one.drop]
-    return both if one.placebo is None or one.beside.mean < 0 else [*both, one.placebo]
+    """Effects that need the same sign for "helps" or "hurts"."""
+    both = [one.added, one.drop]
+    return both if one.placebo is None or one.added.mean < 0 else [*both, one.placebo]
 
 
 def _in_place(one: Evidence) -> list[Effect | None]:
-    """What has to be above 0 for "interchangeable"."""
+    """Effects that have to be above 0 for "interchangeable"."""
     if one.alone.mean <= 0:
         return [None]
     return [one.alone, one.redundancy, *([] if one.alone_placebo is None else [one.alone_placebo])]
 
 
 def _largest(effects: Sequence[Effect | None]) -> float:
-    """P of a claim that needs all effects to have one sign."""
+    """P of a claim that needs all effects with one sign; 1 if one is missing."""
     known = [e for e in effects if e is not None]
     signs = {math.copysign(1, e.mean) for e in known}
     if len(known) < len(effects) or len(signs) != 1 or any(e.mean == 0 for e in known):
@@ -152,9 +151,9 @@ def _corrected(p: Mapping[str, float]) -> dict[str, float]:
 
 
 def _within(one: Evidence, margin: float) -> bool:
-    """Where validation gives no weight nothing differs; then what a weight would add has to stay below the margin."""
-    no_room = one.smallest_weight_effect is None or one.smallest_weight_effect.interval_at(0.9)[1] < margin
-    return no_room and all(effect.is_equivalent(margin) for effect in one.all)
+    """Whether the effect is within the margin, also what the smallest weight would add where validation chose 0."""
+    small = one.smallest_weight_effect is None or one.smallest_weight_effect.interval_at(0.9)[1] < margin
+    return small and all(effect.is_equivalent(margin) for effect in one.all)
 
 
 def _visible(one: Evidence, tests: int) -> float:
@@ -162,10 +161,10 @@ def _visible(one: Evidence, tests: int) -> float:
     return max(effect.detectable_effect(tests) for effect in effects)
 
 
-def sentence(
+def verdict_sentence(
     relation: str,
     metric: str,
-    said: Judgement,
+    judgement: Judgement,
     one: Evidence,
     margin: float,
     together: Effect | None = None,
@@ -173,64 +172,61 @@ def sentence(
     draws_test: bool = True,
     decimals: int = 4,
 ) -> str:
-    """One sentence with the figures that the verdict rests on; a plus is what the relation adds.
+    """One sentence on a verdict with its figures, which are positive where the relation adds something.
 
-    ``together`` is what the relation and those it is interchangeable with bring to the interactions; ``titles`` are
-    read instead of names. ``draws_test``: whether another seed is another split, so that more of them can be asked
-    for. ``decimals``: of all figures.
+    ``together`` is what the relation and those it is interchangeable with add to the interactions. ``draws_test``:
+    whether every seed draws its own test rows, so that more seeds would decide more.
     """
     relation = titles.get(relation, relation)
 
     def adds(effect: Effect) -> str:
         return signed(effect.mean, decimals)
 
-    def whole(effect: Effect) -> str:
+    def with_interval(effect: Effect) -> str:
         return f"{adds(effect)} ({interval(effect.low, effect.high, decimals)})"
 
-    held, alone, least = whole(one.beside), whole(one.alone), f"{margin:.{decimals}f}"
+    added, alone, least = with_interval(one.added), with_interval(one.alone), f"{margin:.{decimals}f}"
     again = "" if one.held is None else f", {adds(one.drop)} once the model is tuned again without it"
-    if said.verdict == "helps":
-        return f"{relation} helps: beside the others it adds {held} {metric}{again}; alone {adds(one.alone)}."
-    if said.verdict == "hurts":
-        return f"{relation} hurts: beside the others it adds {held} {metric}{again}."
-    if said.verdict == "interchangeable":
-        others = " or ".join(titles.get(name, name) for name in said.instead)
+    if judgement.verdict == "helps":
+        return f"{relation} helps: beside the others it adds {added} {metric}{again}; alone {adds(one.alone)}."
+    if judgement.verdict == "hurts":
+        return f"{relation} hurts: beside the others it adds {added} {metric}{again}."
+    if judgement.verdict == "interchangeable":
+        others = " or ".join(titles.get(name, name) for name in judgement.instead)
         with_them = f"is interchangeable with {others}" if others else "is replaced by the others"
-        beside = f"beside the others {whole(one.drop)}"
+        dropped = f"beside the others {with_interval(one.drop)}"
         group = "" if together is None else f"; together they add {adds(together)}"
-        return f"{relation} {with_them}: alone it adds {alone} {metric}, {beside}{group}. One of them is enough."
-    beside = f"beside the others it adds {held}{again}, alone {alone}"
+        return f"{relation} {with_them}: alone it adds {alone} {metric}, {dropped}{group}. One of them is enough."
+    figures, small = (
+        f"beside the others it adds {added}{again}, alone {alone}",
+        f"; all of it within {least} either way",
+    )
     if one.unused == 1 and one.smallest_weight_effect is not None:
-        most = one.smallest_weight_effect.interval_at(0.9)[1]
-        smallest_weight_effect = f"{adds(one.smallest_weight_effect)}, at most {signed(most, decimals)}"
-        beside = f"validation gives it no weight; the smallest one would add {smallest_weight_effect}"
-    if said.verdict == "negligible":
-        small = f"; all of it within {least} either way"
-        if (
-            one.unused == 1 and one.smallest_weight_effect is not None
-        ):  # what a weight would cost may be more than the margin
-            small = f", which is below the margin of {least}"
-        return f"{relation} is negligible: {beside} {metric}{small}."
-    shuffled = ""
-    if one.placebo is not None and one.beside.p < ALPHA < one.placebo.p and one.beside.mean > 0:
-        shuffled = f", but with its links shuffled only {adds(one.placebo)} is lost"
-    needed = _needed(one, said.detectable_effect, margin, draws_test)
+        most = signed(one.smallest_weight_effect.interval_at(0.9)[1], decimals)
+        would_add = f"{adds(one.smallest_weight_effect)}, at most {most}"
+        figures = f"validation gives it no weight; the smallest one would add {would_add}"
+        small = f", which is below the margin of {least}"  # a weight may cost more than the margin
+    if judgement.verdict == "negligible":
+        return f"{relation} is negligible: {figures} {metric}{small}."
+    placebo = ""
+    if one.placebo is not None and one.added.p < ALPHA < one.placebo.p and one.added.mean > 0:
+        placebo = f", but with its links shuffled only {adds(one.placebo)} is lost"
+    needed = _needed(one, judgement.detectable_effect, margin, draws_test)
     needed = f"; one as small as the margin of {least} with {needed}" if needed else ""
     return (
-        f"{relation}, undecided: {beside} {metric}{shuffled}. An effect of "
-        f"{said.detectable_effect:.{decimals}f} would have been seen{needed}."
+        f"{relation}, undecided: {figures} {metric}{placebo}. An effect of "
+        f"{judgement.detectable_effect:.{decimals}f} would have been seen{needed}."
     )
 
 
 def _needed(one: Evidence, detectable_effect: float, margin: float, draws_test: bool) -> str:
-    """What would show effects as small as the margin."""
+    """Sample size that would show effects as small as the margin; "" if this one does."""
     if detectable_effect <= margin:
         return ""
     times = (detectable_effect / margin) ** 2
-    of_users = one.drop.n_seeds == 1 or not draws_test
-    if of_users and times > MANY_TIMES:
-        return f"more than {MANY_TIMES} times as many users"
-    if of_users:
+    if one.drop.n_seeds == 1 or not draws_test:
+        if times > MANY_TIMES:
+            return f"more than {MANY_TIMES} times as many users"
         users = math.ceil(one.drop.n_users * times / 100) * 100
         return f"about {users:,} users"
     splits = math.ceil(one.drop.n_seeds * times)

@@ -1,8 +1,9 @@
-"""Which arms' searches begin where others ended, so that what differs between arms is their relations.
+"""Which arms' searches are warm-started from which, so that arms differ in their relations and not in their tuning.
 
-"all" and the arms with one relation begin where the interactions ended; "all" has to validate no worse than any of
-them, and than arms with some relations that were run before it. What leaves out or shuffles a relation begins where
-"all" ended: beside the relation, its setting is the same until validation says otherwise by more than its error.
+"all" and the arms with one relation start from the result of the interactions; "all" has to validate no worse than
+any of them, nor than arms with some relations that ran before it. An arm that leaves out or shuffles a relation
+starts from the result of "all": apart from the relation its settings stay the same, unless validation prefers others
+by more than its standard error.
 """
 
 from __future__ import annotations
@@ -17,156 +18,138 @@ from relrank.graph.relation_chains import hops
 from relrank.models import MODELS
 from relrank.parallel.process_group import SINGLE_PROCESS, ProcessGroup
 from relrank.study.cell import Cell, StatusCallback
-from relrank.study.cell_store import (
-    finished,
-    open_cell,
-)
+from relrank.study.cell_store import cell_exists, load_tuning_result
 from relrank.study.tune_cell import TrialCache, free_parameters, tune, values_on_grid
 
-Read = tuple[frozenset[str], str | None]
-"""Relations that a model reads of an arm, and the shuffled one."""
+RelationSet = tuple[frozenset[str], str | None]
+"""The relations that a model reads of an arm, and the shuffled one."""
 
 
-def with_prerequisites(cells: Sequence[Cell], among: Sequence[Cell] = ()) -> list[Cell]:
-    """The cells, each with the keys of those that its search begins after, in an order in which these come first.
+def with_prerequisites(cells: Sequence[Cell], planned: Sequence[Cell] = ()) -> list[Cell]:
+    """The cells with their ``prerequisites``, each after the cells that these name.
 
     Args:
         cells: of a study; those of one split and model stay together.
-        among: further cells, as this function returned them, that they may begin after.
+        planned: results of earlier calls, which may be prerequisites, too.
     """
     groups: dict[tuple[int, str], list[Cell]] = {}
     for cell in cells:
         groups.setdefault((id(cell.split_context), cell.model.name), []).append(cell)
-    known: dict[tuple[int, str], dict[Read, str]] = {}
-    for cell in among:
+    keys_of: dict[tuple[int, str], dict[RelationSet, str]] = {}
+    for cell in planned:
         if cell.trials > 1:
-            known.setdefault((id(cell.split_context), cell.model.name), {}).setdefault(_read(cell), cell.key())
+            keys = keys_of.setdefault((id(cell.split_context), cell.model.name), {})
+            keys.setdefault(_relations_read(cell), cell.key())
     result = []
-    for place, group in groups.items():
-        keys = known.setdefault(place, {})
-        for cell in sorted(group, key=lambda cell: (_rank(cell), len(_read(cell)[0]))):
+    for group_id, group in groups.items():
+        keys = keys_of.setdefault(group_id, {})
+        for cell in sorted(group, key=lambda cell: (_rank(cell), len(_relations_read(cell)[0]))):
             if cell.trials > 1:
-                cell = replace(cell, prerequisites=tuple(keys[g] for g in _contained(cell, keys) if g in keys))
-                keys.setdefault(_read(cell), cell.key())
+                cell = replace(cell, prerequisites=tuple(keys[g] for g in _starts_from(cell, keys) if g in keys))
+                keys.setdefault(_relations_read(cell), cell.key())
             result.append(cell)
     return result
 
 
-def _read(cell: Cell) -> Read:
-    read = cell.read
-    return frozenset(read.relations), read.rewired
+def _relations_read(cell: Cell) -> RelationSet:
+    arm = cell.effective_arm
+    return frozenset(arm.relations), arm.rewired
 
 
 def _readable(cell: Cell) -> frozenset[str]:
-    return frozenset(MODELS[cell.model.kind].used_relations(cell.split_context.graph, cell.start()[0]))
+    return frozenset(MODELS[cell.model.kind].used_relations(cell.split_context.graph, cell.initial_config()[0]))
 
 
-def _dropped(cell: Cell) -> set[frozenset[str]]:
-    """All that the model reads but one relation and what hangs on it, for every one."""
-    readable, over = _readable(cell), hops(cell.split_context.graph)
-    return {frozenset(r for r in readable if name not in (r, *over[r])) for name in readable}
+def _all_but_one(cell: Cell) -> set[frozenset[str]]:
+    """For every relation that the model reads, all others except those that are read through it."""
+    readable, chains = _readable(cell), hops(cell.split_context.graph)
+    return {frozenset(r for r in readable if name not in (r, *chains[r])) for name in readable}
 
 
 def _rank(cell: Cell) -> int:
-    """Cells begin after those of a lower rank only."""
-    (relations, shuffled), readable = _read(cell), _readable(cell)
-    if shuffled is not None:
+    """Cells are warm-started from cells of a lower rank only."""
+    (relations, rewired), readable = _relations_read(cell), _readable(cell)
+    if rewired is not None:
         return 4
     if len(relations) <= 1:
         return len(relations)
-    return 3 if relations != readable and relations in _dropped(cell) else 2
+    return 3 if relations != readable and relations in _all_but_one(cell) else 2
 
 
-def _contained(cell: Cell, planned: Collection[Read]) -> list[Read]:
-    """What a cell's search begins after, in order; some of it may not be planned."""
-    (relations, shuffled), readable = _read(cell), _readable(cell)
-    if shuffled is not None:
+def _starts_from(cell: Cell, planned: Collection[RelationSet]) -> list[RelationSet]:
+    """What a cell's search is warm-started from, in order; some of it may not be planned."""
+    (relations, rewired), readable = _relations_read(cell), _readable(cell)
+    if rewired is not None:
         return [(relations, None)]
     if _rank(cell) == 3 and (readable, None) in planned:
         return [(readable, None)]
-    nothing: Read = (frozenset(), None)
-    after_all = _dropped(cell)
-    less = [
-        read
-        for read in planned
-        if read[0] < relations
-        and read[1] is None
-        and read != nothing
-        and (len(read[0]) == 1 or read[0] not in after_all)
+    interactions: RelationSet = (frozenset(), None)
+    after_all = _all_but_one(cell)
+    fewer = [
+        arm
+        for arm in planned
+        if arm[0] < relations
+        and arm[1] is None
+        and arm != interactions
+        and (len(arm[0]) == 1 or arm[0] not in after_all)
     ]
-    less.sort(key=lambda read: (len(read[0]), sorted(read[0])))
+    fewer.sort(key=lambda arm: (len(arm[0]), sorted(arm[0])))
     if relations == readable and len(relations) > 1:
-        return [nothing, *less]
-    return [*less, nothing] if len(relations) > 1 else [nothing] if relations else []
+        return [interactions, *fewer]
+    return [*fewer, interactions] if len(relations) > 1 else [interactions] if relations else []
 
 
 @dataclass(frozen=True, slots=True)
-class SearchOutcome:
-    """Where a cell's search ended: its key, hyper-parameters as plain values, and validation metric."""
+class TuningOutcome:
+    """The result of a cell's search: its key, chosen hyper-parameters as plain values, and validation metric."""
 
     key: str
     chosen: Mapping[str, Any]
-    valid: float
+    valid_metric: float
 
 
 def tune_with_prerequisites(
     cells: Sequence[Cell],
     folder: Path,
     on_status: StatusCallback,
-    memory: TrialCache,
+    trial_cache: TrialCache,
     group: ProcessGroup = SINGLE_PROCESS,
 ) -> Cell:
-    """Search the cells in order; the last one with the settings that its search begins with, itself not searched.
+    """Tune all cells but the last, each after its prerequisites; returns the last with its warm starts, not tuned."""
+    outcomes: dict[str, TuningOutcome] = {}
 
-    Args:
-        cells: each behind those that it begins after; of one split and model.
-        folder: for checkpoints of trained models.
-        on_status: told of every trial.
-        memory: of trials that were made.
-        group: of processes that search together.
-    """
-    ended: dict[str, SearchOutcome] = {}
-    for cell in cells[:-1]:
-        cell = with_warm_start(cell, [ended[key] for key in cell.prerequisites if key in ended])
-        key = replace(cell, warm_starts=(), there=()).key()
-        config, found, _ = tune(cell, cell.graph, folder / key, partial(_say_of, cell, on_status), memory, group)
-        if found.trials:
-            ended[key] = SearchOutcome(key, asdict(config), found.trials[found.chosen].metric)
-    return with_warm_start(cells[-1], [ended[key] for key in cells[-1].prerequisites if key in ended])
+    def warm_started(cell: Cell) -> Cell:
+        return with_warm_start(cell, [outcomes[key] for key in cell.prerequisites if key in outcomes])
+
+    for planned in cells[:-1]:
+        cell, key = warm_started(planned), planned.key()
+        say = partial(_prefixed, cell.arm.name, on_status)
+        config, search, _ = tune(cell, cell.graph, folder / key, say, trial_cache, group)
+        if search.trials:
+            outcomes[key] = TuningOutcome(key, asdict(config), search.trials[search.chosen].metric)
+    return warm_started(cells[-1])
 
 
-def _say_of(cell: Cell, on_status: StatusCallback, text: str) -> None:
-    on_status(f"{cell.arm.name}: {text}")
+def _prefixed(arm: str, on_status: StatusCallback, text: str) -> None:
+    on_status(f"{arm}: {text}")
 
 
 def load_warm_start(cell: Cell, folder: Path) -> Cell:
-    """The cell with the settings that its search begins with, from the cells of ``Cell.prerequisites``.
+    """The cell with warm starts from its prerequisites that have finished in the folder of the study's cells."""
+    done = [key for key in cell.prerequisites if cell_exists(folder / key)]
+    return with_warm_start(cell, [TuningOutcome(key, *load_tuning_result(folder / key)) for key in done])
 
-    Args:
-        cell: one of a study.
-        folder: of the study's cells; those of ``Cell.prerequisites`` that are not there were left out.
+
+def with_warm_start(cell: Cell, outcomes: Sequence[TuningOutcome]) -> Cell:
+    """The cell with warm starts: the first outcome and, if another one validates better, the best one.
+
+    Only the best one for a cell that ``tunes_new_weights_only``.
     """
-    ended = []
-    for key in cell.prerequisites:
-        if finished(folder / key):
-            _, note = open_cell(folder / key)
-            ended.append(SearchOutcome(key, note["chosen"], note["valid"]))
-    return with_warm_start(cell, ended)
-
-
-def with_warm_start(cell: Cell, ended: Sequence[SearchOutcome]) -> Cell:
-    """The cell with the settings that its search begins with.
-
-    These are what the first of the others found and, if another one is better on validation, what the best one found;
-    the latter alone where the cell ``tunes_new_weights_only``.
-    """
-    if not ended:
+    if not outcomes:
         return cell
-    best = max(ended, key=lambda one: one.valid)
-    linked = replace(cell, arm=replace(cell.arm, rewired=None))  # knobs are the same, and shuffling takes long
+    best = max(outcomes, key=lambda one: one.valid_metric)
+    linked = replace(cell, arm=replace(cell.arm, rewired=None))  # the same grids without the cost of shuffling
     grid_parameters = free_parameters(cell, linked.graph)
-    first = best if cell.tunes_new_weights_only else ended[0]
-    warm_starts = [
-        values_on_grid(grid_parameters, one.chosen) for one in ([best] if best is first else [first, best])
-    ]
-    return replace(cell, warm_starts=tuple(warm_starts), there=tuple(one.key for one in ended))
+    first = best if cell.tunes_new_weights_only else outcomes[0]
+    warm_starts = [values_on_grid(grid_parameters, o.chosen) for o in ([best] if best is first else [first, best])]
+    return replace(cell, warm_starts=tuple(warm_starts), warm_started_from=tuple(o.key for o in outcomes))

@@ -25,7 +25,7 @@ from relrank.report.verdict_summary import answer
 from relrank.runs.fitted_run import FittedRun
 from relrank.study.callbacks import StudyCallback
 from relrank.study.cell import Cell, StatusCallback
-from relrank.study.cell_store import CellResult, finished, load_cell
+from relrank.study.cell_store import CellResult, cell_exists, load_cell
 from relrank.study.config import StudyConfig
 from relrank.study.grid import grid
 from relrank.study.prepare import StudyData
@@ -213,7 +213,7 @@ class Tracking:
 
     def _finished(self) -> list[str]:
         """Keys of the cells that have a result."""
-        return [key for key in self._cells if finished(self._out / "cells" / key)]
+        return [key for key in self._cells if cell_exists(self._out / "cells" / key)]
 
     def _done_at(self, key: str) -> int:
         """When a cell was finished, in ms: a metric that is logged again at the same time is not duplicated."""
@@ -261,11 +261,11 @@ def _params(cell: Cell, result: CellResult) -> dict[str, str]:
             "seed": result.seed,
             "relations": list(cell.arm.relations),
             "trials": len(result.trials),
-            "tuning finished": result.finished,
+            "tuning finished": result.converged,
             "metric": cell.study.metric,
             "fingerprint": cell.split_context.split.fingerprint,
             "config": result.chosen,
-            **({"train": asdict(cell.start()[1])} if trained else {}),
+            **({"train": asdict(cell.initial_config()[1])} if trained else {}),
         }
     )
 
@@ -273,7 +273,7 @@ def _params(cell: Cell, result: CellResult) -> dict[str, str]:
 def _metrics(cell: Cell, result: CellResult) -> list[Point]:
     """Test metrics, the validation metric, and costs in seconds and MB, without NaN."""
     test = {f"{ACCURACY}/{mlflow_name(name)}": value for name, value in result.evaluation.summary.items()}
-    valid = {f"{VALID}/{mlflow_name(cell.study.metric)}": result.valid}
+    valid = {f"{VALID}/{mlflow_name(cell.study.metric)}": result.valid_metric}
     cost = {f"{COST}/{part if part == 'peak_mb' else f'{part}_seconds'}": v for part, v in result.cost.items()}
     return [(name, float(value), 0) for name, value in (test | valid | cost).items() if not math.isnan(value)]
 

@@ -1,4 +1,4 @@
-"""Who runs a study's cells: what is asked of an engine, and the one that runs them here, one after another."""
+"""The interface of engines, which run a study's cells, and the engine that runs them in this process."""
 
 from __future__ import annotations
 
@@ -18,42 +18,42 @@ from relrank.study.tune_cell import CachedTrial
 from relrank.study.warm_starts import load_warm_start
 
 TRIES = 5
-"""Times that a cell is begun; a cell that kills its workers, by want of memory say, must not do so for ever."""
+"""Maximum number of starts of a cell whose workers die, e.g. for lack of memory."""
 
 
 class Engine(Protocol):
-    """Runs cells that it is given; which cells those are is not its business."""
+    """Runs cells."""
 
     def run(
         self, cells: Mapping[str, Cell], folder: Path, callback: StudyCallback
     ) -> Iterator[tuple[str, CellResult | None]]:
-        """Run cells, each into its folder, which is there whole or not at all.
+        """Run cells. The folder of each is complete or absent.
 
         Args:
-            cells: by key, none of them finished; each behind those that it begins after (``Cell.after``).
-            folder: where the cells' folders, named by key, belong.
-            callback: told of ``start``, ``on_status`` and ``worker_lost``.
+            cells: by key, none of them finished; each after its ``Cell.prerequisites``.
+            folder: parent of the cells' folders, which are named by key.
+            callback: receives ``start``, ``on_status`` and ``worker_lost``.
 
         Yields:
-            Key and result of every cell once, in the order in which they are finished; None as the result of a cell
-            that ended because memory did.
+            Key and result of every cell once, in the order in which they finish; None as the result of a cell that
+            ran out of memory.
 
         Raises:
-            InputError: what a cell finds wrong; no further cell is begun.
+            InputError: from a cell; no further cell is started.
         """
 
     def memory(self) -> int | None:
-        """Bytes that one cell may take where it runs; None for what this machine has free."""
+        """Bytes that one cell may use where it runs; None for the free memory of this machine."""
 
     def machine(self) -> dict[str, Any]:
-        """What a study's card says of where its cells ran, beside the machine that it was asked for on."""
+        """Keys for the study's card on where its cells ran, in addition to this machine."""
 
 
 class SequentialEngine:
-    """Runs cells in this process, in the order given; closed forms hear of trials that earlier cells made."""
+    """Runs cells in this process, in the order given; closed forms share their trials."""
 
     def __init__(self) -> None:
-        self._memory: dict[str, CachedTrial] = {}
+        self._trial_cache: dict[str, CachedTrial] = {}
 
     def run(
         self, cells: Mapping[str, Cell], folder: Path, callback: StudyCallback
@@ -61,14 +61,14 @@ class SequentialEngine:
         """See ``Engine``."""
         last: Cell | None = None
         for key, cell in cells.items():
-            make_room(cell, last)
+            clear_unshared_cache(cell, last)
             last = cell
             callback.start(cell)
             yield key, self._result(load_warm_start(cell, folder), folder / key, partial(callback.on_status, cell))
 
     def _result(self, cell: Cell, folder: Path, on_status: StatusCallback) -> CellResult | None:
         try:
-            return run_cell(cell, folder, on_status, self._memory)
+            return run_cell(cell, folder, on_status, self._trial_cache)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -76,11 +76,11 @@ class SequentialEngine:
         return None
 
     def memory(self) -> int | None:
-        """What this machine has free."""
+        """None: the free memory of this machine."""
         return None
 
     def machine(self) -> dict[str, Any]:
-        """Nothing: they ran here."""
+        """Nothing to add."""
         return {}
 
 
@@ -88,24 +88,24 @@ def refuse_deadly(cell: Cell, deaths: int, why: str) -> None:
     """Give up on a cell whose workers died ``TRIES`` times.
 
     Raises:
-        InputError: they did.
+        InputError: they have died as often.
     """
     if deaths >= TRIES:
         raise InputError(
             f"its worker died {TRIES} times",
             where=cell_label(cell),
             found=why,
-            expected="workers that live: is there memory for so many cells at once? Fewer at once have more each",
+            expected="enough memory for every worker; with fewer cells at once, each has more",
         ) from None
 
 
 def cell_label(cell: Cell) -> str:
-    """A cell as errors name it."""
+    """A cell's name for error messages."""
     return f"{cell.model.name} · {cell.arm.name} · seed {cell.split_context.seed}"
 
 
 def raise_failure(answer: Mapping[str, Any]) -> None:
-    """Of a worker's answer: ``refused`` holds four strings of an InputError, ``failed`` the message of an OSError."""
+    """Raise a worker's error: ``refused``, the parts of an InputError; ``failed``, the message of an OSError."""
     if "refused" in answer:
         what, where, expected, found = answer["refused"]
         raise InputError(what, where=where, expected=expected, found=found)
@@ -113,14 +113,19 @@ def raise_failure(answer: Mapping[str, Any]) -> None:
         raise OSError(answer["failed"])
 
 
-def make_room(cell: Cell, last: Cell | None) -> None:
-    """Release what is kept of the cell before, unless this one shares it."""
+def refusal(error: InputError) -> dict[str, Any]:
+    """A worker's answer for an InputError (see ``raise_failure``)."""
+    return {"refused": (error.what, error.where, error.expected, error.found)}
+
+
+def clear_unshared_cache(cell: Cell, last: Cell | None) -> None:
+    """Release the matrices of the previous cell unless this one can use them."""
     if last is not None and (cell.split_context is not last.split_context or cell.model.kind != last.model.kind):
         clear_cache(last)
 
 
 def clear_cache(cell: Cell) -> None:
-    """Matrices that a closed form keeps for other arms of the same split: another cell needs the memory."""
+    """Release the matrices that a closed form caches for the arms of one split."""
     kind = MODELS[cell.model.kind]
     if issubclass(kind, ClosedForm):
         kind.clear_cache()

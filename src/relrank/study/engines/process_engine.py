@@ -1,8 +1,8 @@
-"""Cells of a study in several processes of this machine, each with its share of the threads.
+"""An engine that runs a study's cells in several processes of this machine, each with an equal share of the threads.
 
-Much of a study's work keeps one core busy, so that a second core is worth more to a second cell than to the first.
-A cell's result does not depend on which process it ran in, only, in the last bits, on the number of threads. The data
-go to a process once per split; trials that one process made are told to the others with their next cell.
+Much of a study's work uses one core, so a second core is better used by a second cell. A cell's result does not
+depend on the process, and only in the last bits on the number of threads. Data are sent to a process once per split;
+trials of one process are sent to the others with their next cell.
 """
 
 from __future__ import annotations
@@ -30,42 +30,42 @@ from relrank.study.engines.split_files import pack, pack_cell
 from relrank.study.warm_starts import load_warm_start
 
 KILLED = getattr(signal, "SIGKILL", 9)
-"""The signal by which Linux ends a process when memory does; Windows has none."""
+"""The signal with which Linux ends a process when it is out of memory; Windows has none."""
 GRACE = 5.0
-"""Seconds that a process whose line is closed has to end by itself, so that its exit code is its own."""
+"""Seconds that a process with a closed connection has to end by itself, so that its exit code is its own."""
 Group = tuple[int, str]
-"""Number of a bench and kind of model: cells of one group share what a closed form keeps."""
+"""Number of a split context and kind of model: cells of one group share the cache of a closed form."""
 
 
 class _Process:
-    """A process and what it knows."""
+    """A process, its current cell, and the data that it has received."""
 
     def __init__(self, threads: int) -> None:
-        # a copy of this process's memory would hold locks of its threads, which are not copied
+        # a fork would copy locks of threads, but not the threads
         context = multiprocessing.get_context("spawn")
-        self.line, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs,), daemon=True)
+        self.connection, child_end = context.Pipe()
+        self.process = context.Process(target=serve, args=(child_end,), daemon=True)
         with _threads(threads):
             self.process.start()
-        theirs.close()  # so that the line ends with the process
+        child_end.close()  # so that the connection closes with the process
         self.split_contexts: set[int] = set()
         self.group: Group | None = None
-        self.told: dict[Group, int] = {}
+        self.n_trials_sent: dict[Group, int] = {}
         self.key: str | None = None
 
     def end(self, patience: float = 0.0) -> None:
-        """End the process, which gets so many seconds to end by itself."""
+        """End the process; it first has ``patience`` seconds to end by itself."""
         self.process.join(patience)
         self.process.kill()
         self.process.join()
-        self.line.close()
+        self.connection.close()
 
 
 @contextmanager
 def _threads(number: int) -> Iterator[None]:
-    """What a process that is started here inherits: its script may load libraries before anything else happens."""
+    """Set the number of threads that a started process inherits, since its script may load libraries first."""
     before = dict(os.environ)
-    set_library_threads(number, {})  # all else is inherited
+    set_library_threads(number, {})
     try:
         yield
     finally:
@@ -74,13 +74,13 @@ def _threads(number: int) -> Iterator[None]:
 
 
 class ProcessEngine:
-    """An engine (``engines.Engine``) that runs several cells at once; to be used in a ``with``.
+    """An engine (``engine.Engine``) that runs several cells at once; a context manager.
 
-    As with every pool of processes in Python, a script that uses it must keep what it does under
-    ``if __name__ == "__main__"``: each process imports the script.
+    As with every process pool in Python, a script that uses it needs ``if __name__ == "__main__"``, since each
+    process imports the script.
 
     Args:
-        jobs: processes; each gets an equal share of the cores as threads, one at least.
+        jobs: number of processes; each gets an equal share of the cores as threads, at least one.
 
     Raises:
         InputError: fewer than one.
@@ -91,7 +91,7 @@ class ProcessEngine:
             raise InputError("no process to run on", where="--jobs", expected="1 or more", found=str(jobs))
         self.jobs, self._threads = jobs, max(1, cores() // jobs)
         self._workers: list[_Process] = []
-        self._benches: dict[int, tuple[int, SplitContext]] = {}
+        self._split_contexts: dict[int, tuple[int, SplitContext]] = {}
         self._trials: dict[Group, list[tuple[_Process, Trial]]] = {}
 
     def __enter__(self) -> Self:
@@ -102,28 +102,28 @@ class ProcessEngine:
     ) -> None:
         while self._workers:
             self._workers.pop().end()
-        self._benches.clear()
+        self._split_contexts.clear()
         self._trials.clear()
 
     def memory(self) -> int | None:
-        """What this machine has free, shared out."""
+        """An equal share of the free memory of this machine."""
         return available_memory() // self.jobs
 
     def machine(self) -> dict[str, Any]:
-        """How many processes and threads."""
+        """Numbers of processes and threads."""
         return {"engine": f"{self.jobs} processes, {self._threads} thread{'s' if self._threads > 1 else ''} each"}
 
     def run(
         self, cells: Mapping[str, Cell], folder: Path, callback: StudyCallback
     ) -> Iterator[tuple[str, CellResult | None]]:
-        """See ``engines.Engine``. A cell whose process dies begins again in a new one.
+        """See ``engine.Engine``. A cell whose process dies starts again in a new one.
 
-        A cell whose processes were killed ``engines.TRIES`` times is left out, as for want of memory.
+        A cell whose processes were killed ``engine.TRIES`` times is skipped, as if out of memory.
 
         Raises:
-            InputError: what a cell finds wrong; a cell whose processes ended by themselves ``engines.TRIES`` times.
+            InputError: from a cell; or the processes of a cell ended by themselves ``engine.TRIES`` times.
             OSError: a process could not write.
-            RuntimeError: what should not happen, with the traceback of the process.
+            RuntimeError: another error, with the traceback of the process.
         """
         left, deaths = dict(cells), dict.fromkeys(cells, 0)
         try:
@@ -136,51 +136,66 @@ class ProcessEngine:
                 for worker in self._ready():
                     key = worker.key
                     assert key is not None
-                    cell = left[key]
                     try:
-                        kind, said = worker.line.recv()
+                        kind, content = worker.connection.recv()
                     except (EOFError, OSError):
-                        self._workers.remove(worker)
-                        worker.end(GRACE)
                         deaths[key] += 1
-                        if deaths[key] >= engine.TRIES and worker.process.exitcode == -KILLED:
-                            del left[key]  # as a system does that is out of memory
+                        if self._gives_up(worker, left[key], deaths[key], callback):
+                            del left[key]
                             yield key, None
-                            continue
-                        why = f"process ended with {worker.process.exitcode}"
-                        refuse_deadly(cell, deaths[key], why)
-                        callback.worker_lost(cell, why)
                         continue
                     if kind == "say":
-                        callback.on_status(cell, said)
+                        callback.on_status(left[key], content)
                         continue
-                    worker.key = None
-                    self._learn(worker, said["trials"])
-                    raise_failure(said)
-                    if "error" in said:
-                        raise RuntimeError(f"in a process of the study:\n{said['error']}")
+                    self._finish(worker, content)
                     del left[key]
-                    yield key, None if "memory" in said else load_cell(folder / key)
-        finally:  # what still runs is not waited for
+                    yield key, None if "memory" in content else load_cell(folder / key)
+        finally:  # running processes are not awaited
             for worker in [worker for worker in self._workers if worker.key is not None]:
                 self._workers.remove(worker)
                 worker.end()
 
+    def _gives_up(self, worker: _Process, cell: Cell, deaths: int, callback: StudyCallback) -> bool:
+        """Remove a dead worker; whether its cell is skipped, or else starts again.
+
+        Raises:
+            InputError: the processes of the cell ended by themselves too often.
+        """
+        self._workers.remove(worker)
+        worker.end(GRACE)
+        if deaths >= engine.TRIES and worker.process.exitcode == -KILLED:
+            return True  # presumably by a system that is out of memory
+        why = f"process ended with {worker.process.exitcode}"
+        refuse_deadly(cell, deaths, why)
+        callback.worker_lost(cell, why)
+        return False
+
+    def _finish(self, worker: _Process, answer: Mapping[str, Any]) -> None:
+        """Take the trials of a worker that has ended its cell, and raise its error if there is one."""
+        assert worker.group is not None
+        worker.key = None
+        self._trials[worker.group] += [(worker, trial) for trial in answer["trials"]]
+        raise_failure(answer)
+        if "error" in answer:
+            raise RuntimeError(f"in a process of the study:\n{answer['error']}")
+
     def _idle(self) -> list[_Process]:
-        """Processes without a cell, new ones where there are not as many as there may be."""
+        """Processes without a cell; missing processes are started."""
         while len(self._workers) < self.jobs:
             self._workers.append(_Process(self._threads))
         return [worker for worker in self._workers if worker.key is None]
 
     def _ready(self) -> list[_Process]:
-        """Processes that have something to say; waits for one."""
-        running: dict[Any, _Process] = {worker.line: worker for worker in self._workers if worker.key is not None}
+        """Processes with a message; waits for one."""
+        running: dict[Any, _Process] = {
+            worker.connection: worker for worker in self._workers if worker.key is not None
+        }
         return [running[line] for line in wait(list(running))]
 
     def _next(self, worker: _Process, left: Mapping[str, Cell]) -> str | None:
-        """The cell that a process should take: one of the group that it is at, else of one that nobody is at.
+        """The next cell for a process: of its current group if possible, else of a group that no process works on.
 
-        A closed form keeps matrices for a group. Among others, what further cells wait for comes first.
+        A closed form caches matrices per group. Among equal cells, prerequisites of other cells come first.
         """
         running = {w.key for w in self._workers}
         elsewhere = {w.group for w in self._workers if w is not worker and w.key is not None}
@@ -190,14 +205,16 @@ class ProcessEngine:
             if key in running or left.keys() & set(cell.prerequisites):
                 continue
             group = self._group(cell)
-            nearness = 0 if group == worker.group else 2 if group in elsewhere else 1
-            rank = nearness, key not in awaited, group[0] not in worker.split_contexts
-            if best is None or rank < best[0]:  # of equal ones the first
+            distance = 0 if group == worker.group else 2 if group in elsewhere else 1
+            rank = distance, key not in awaited, group[0] not in worker.split_contexts
+            if best is None or rank < best[0]:  # the first of equal ones
                 best = rank, key
         return None if best is None else best[1]
 
     def _group(self, cell: Cell) -> Group:
-        number, _ = self._benches.setdefault(id(cell.split_context), (len(self._benches), cell.split_context))
+        number, _ = self._split_contexts.setdefault(
+            id(cell.split_context), (len(self._split_contexts), cell.split_context)
+        )
         return number, cell.model.kind
 
     def _begin(self, worker: _Process, key: str, cell: Cell, folder: Path) -> None:
@@ -207,16 +224,12 @@ class ProcessEngine:
             "cell": pack_cell(cell),
             "key": key,
             "folder": str(folder),
-            "bench": group[0],
-            "trials": [trial for maker, trial in trials[worker.told.get(group, 0) :] if maker is not worker],
+            "split_context": group[0],
+            "trials": [trial for maker, trial in trials[worker.n_trials_sent.get(group, 0) :] if maker is not worker],
         }
         if group[0] not in worker.split_contexts:
             order["files"] = pack(cell.split_context)
             worker.split_contexts.add(group[0])
-        worker.told[group], worker.group, worker.key = len(trials), group, key
-        with suppress(OSError):  # it is dead, which is seen when it is listened to
-            worker.line.send(order)
-
-    def _learn(self, worker: _Process, trials: list[Trial]) -> None:
-        assert worker.group is not None
-        self._trials[worker.group] += [(worker, trial) for trial in trials]
+        worker.n_trials_sent[group], worker.group, worker.key = len(trials), group, key
+        with suppress(OSError):  # it has died, which the next receive detects
+            worker.connection.send(order)

@@ -1,6 +1,6 @@
-"""What happens in a process of ``process_engine``: it is sent orders, and sends back what it says and finds.
+"""A worker process of ``process_engine``: receives orders, and sends progress messages and answers.
 
-Numerical libraries read their threads when they are loaded: whoever starts the process has set them before.
+Numerical libraries read their number of threads when they are loaded, so the parent sets it before the start.
 """
 
 from __future__ import annotations
@@ -20,42 +20,42 @@ if TYPE_CHECKING:
     from relrank.study.tune_cell import CachedTrial
 
 PAUSE = 0.25
-"""Seconds between two messages of a cell."""
+"""Minimum seconds between two progress messages."""
 Trial = tuple[str, bytes, float]
-"""A trial, the metrics of its users as float32, and its seconds."""
+"""Cache key of a trial, its metrics per user as float32, and its seconds."""
 
 
 class RecordedTrials(dict[str, "CachedTrial"]):
-    """Trials known here (``cells.TrialCache``), and those made since the last order."""
+    """Trials of all processes (``tune_cell.TrialCache``); ``made`` are those of this one since the last order."""
 
     def __init__(self) -> None:
         self.made: list[Trial] = []
 
-    def __setitem__(self, trial: str, known: CachedTrial, /) -> None:
-        super().__setitem__(trial, known)
-        self.made.append((trial, known.metrics.tobytes(), known.seconds))
+    def __setitem__(self, key: str, trial: CachedTrial, /) -> None:
+        super().__setitem__(key, trial)
+        self.made.append((key, trial.metrics.tobytes(), trial.seconds))
 
-    def learn(self, trials: list[Trial]) -> None:
-        """What other processes made."""
+    def add(self, trials: list[Trial]) -> None:
+        """Add trials of other processes."""
         import numpy as np
 
         from relrank.study.tune_cell import CachedTrial
 
-        for trial, metrics, seconds in trials:
-            super().__setitem__(trial, CachedTrial(np.frombuffer(metrics, np.float32), seconds))
+        for key, metrics, seconds in trials:
+            super().__setitem__(key, CachedTrial(np.frombuffer(metrics, np.float32), seconds))
 
 
 def serve(orders: Connection) -> None:
-    """Run the cells that are ordered until the other side is gone.
+    """Run the ordered cells until the connection closes.
 
     Args:
-        orders: brings ``cell`` and ``key``, ``folder`` of the study's cells, ``trials`` that others made, ``bench``
-            (a number) and, the first time, its ``files``; takes ("say", message) and ("end", answer). An answer has
-            ``trials`` that were made and, unless the cell is there, one of ``memory``, the message of memory that
-            ended; ``refused``, four strings of an InputError; ``failed``, the message of an OSError; ``error``, the
-            traceback of what should not happen.
+        orders: brings ``cell`` and ``key``, ``folder`` of the study's cells, ``trials`` of other processes,
+            ``split_context`` (a number) and, the first time, its ``files``; takes ("say", message) and ("end",
+            answer). An answer has ``trials`` that were made and, unless the cell has finished, one of ``memory``, the
+            message of an out-of-memory error; ``refused``, parts of an InputError; ``failed``, the message of an
+            OSError; ``error``, the traceback of another error.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started this process ends it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
     worker = _Worker(orders)
     while True:
@@ -69,7 +69,7 @@ def serve(orders: Connection) -> None:
 
 
 def _end_with_parent() -> None:
-    """Or a study that is begun again would find this process in its cells' folders."""
+    """End with the parent; otherwise a restarted study would find this process writing to its folders."""
     parent = parent_process()
     if parent is not None:
         wait([parent.sentinel])
@@ -77,24 +77,24 @@ def _end_with_parent() -> None:
 
 
 class _Worker:
-    """What is kept from cell to cell."""
+    """State that is kept between cells."""
 
     def __init__(self, orders: Connection) -> None:
         self.orders, self.trials = orders, RecordedTrials()
         self.split_contexts: dict[int, SplitContext] = {}
         self.last: Cell | None = None
-        self.said = 0.0
+        self.last_message = 0.0
 
     def run(self, order: dict[str, Any]) -> dict[str, Any]:
         """Run one cell; see ``serve``."""
         from relrank.errors import InputError
         from relrank.parallel.memory import is_out_of_memory
-        from relrank.study.engines.engine import clear_cache
+        from relrank.study.engines.engine import clear_cache, refusal
 
         try:
             self._run(order)
         except InputError as error:
-            return {"refused": (error.what, error.where, error.expected, error.found)}
+            return refusal(error)
         except ConnectionError:
             raise
         except OSError as error:
@@ -108,21 +108,22 @@ class _Worker:
         return {}
 
     def _run(self, order: dict[str, Any]) -> None:
-        from relrank.study.engines.engine import make_room
+        from relrank.study.engines.engine import clear_unshared_cache
         from relrank.study.engines.split_files import unpack, unpack_cell
         from relrank.study.run_cell import run_cell
 
+        number = order["split_context"]
         if "files" in order:
-            self.split_contexts[order["bench"]] = unpack(order["files"])
-        self.trials.learn(order["trials"])
-        cell = unpack_cell(order["cell"], self.split_contexts[order["bench"]])
-        make_room(cell, self.last)
+            self.split_contexts[number] = unpack(order["files"])
+        self.trials.add(order["trials"])
+        cell = unpack_cell(order["cell"], self.split_contexts[number])
+        clear_unshared_cache(cell, self.last)
         self.last = cell
-        if (seen := cell.key()) != order["key"]:
-            raise ValueError(f"cell {order['key']} arrived as {seen}")
+        if (received := cell.key()) != order["key"]:
+            raise ValueError(f"cell {order['key']} arrived as {received}")
         run_cell(cell, Path(order["folder"]) / order["key"], self._say, self.trials)
 
     def _say(self, message: str) -> None:
-        if time.monotonic() - self.said >= PAUSE:
-            self.said = time.monotonic()
+        if time.monotonic() - self.last_message >= PAUSE:
+            self.last_message = time.monotonic()
             self.orders.send(("say", message))

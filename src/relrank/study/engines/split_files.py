@@ -1,7 +1,7 @@
-"""A bench as a handful of files, a cell as plain values, for a process that sees neither the tables nor this memory.
+"""A split context as files and a cell as plain values, to send them to another process or machine.
 
-Of a bench nothing is unpickled: the graph is a bundle (``graph.bundle``), rows and attributes are safetensors, groups
-are Parquet, the rest is JSON.
+Nothing is pickled: the graph is a bundle (``graph.bundle``), rows and attributes are safetensors, groups are Parquet,
+the rest is JSON.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _GRAPH = "graph/"
 
 
 def pack(split_context: SplitContext) -> dict[str, bytes]:
-    """The files by name; ``unpack`` makes a bench of them whose cells have the same keys."""
+    """Contents of the files by name; cells on the split context that ``unpack`` returns have the same keys."""
     from safetensors.numpy import save
 
     split = split_context.split
@@ -48,9 +48,9 @@ def pack(split_context: SplitContext) -> dict[str, bytes]:
     attributes = split_context.attributes
     if attributes is not None:
         arrays |= {f"attributes.{rows}": np.ascontiguousarray(getattr(attributes, rows)) for rows in _ROWS}
-    note = {
+    metadata = {
         "seed": split_context.seed,
-        "beside": split_context.beside,
+        "extra_columns_hash": split_context.extra_columns_hash,
         "refit": split_context.refit,
         "interactions": split_context.interactions.model_dump(),
         "values": None if attributes is None else attributes.n_cols,
@@ -60,7 +60,7 @@ def pack(split_context: SplitContext) -> dict[str, bytes]:
         "notices": [astuple(n) for n in split.notices],
         **{flag: getattr(split, flag) for flag in _FLAGS},
     }
-    files = {"rows.safetensors": save(arrays), "bench.json": json.dumps(note).encode()}
+    files = {"rows.safetensors": save(arrays), "split.json": json.dumps(metadata).encode()}
     for name in _GROUPS:
         if (groups := getattr(split_context, name)) is not None:
             buffer = io.BytesIO()
@@ -73,7 +73,7 @@ def pack(split_context: SplitContext) -> dict[str, bytes]:
 
 
 def unpack(files: Mapping[str, bytes]) -> SplitContext:
-    """The bench that ``pack`` was given, to the bit."""
+    """The split context that was packed, bit for bit."""
     from safetensors.numpy import load
 
     with tempfile.TemporaryDirectory() as folder:
@@ -81,9 +81,9 @@ def unpack(files: Mapping[str, bytes]) -> SplitContext:
             if name.startswith(_GRAPH):
                 (Path(folder) / name.removeprefix(_GRAPH)).write_bytes(content)
         graph = load_graph(Path(folder))
-    arrays, note = load(files["rows.safetensors"]), json.loads(files["bench.json"])
+    arrays, metadata = load(files["rows.safetensors"]), json.loads(files["split.json"])
     train, valid, test, *repeats = (
-        Interactions(**{c: arrays.get(f"{part}.{c}") for c in _COLUMNS}, ticks=note["ticks"])  # type: ignore[arg-type]
+        Interactions(**{c: arrays.get(f"{part}.{c}") for c in _COLUMNS}, ticks=metadata["ticks"])  # type: ignore[arg-type]
         for part in _PARTS
         if f"{part}.user" in arrays
     )
@@ -93,46 +93,54 @@ def unpack(files: Mapping[str, bytes]) -> SplitContext:
         train,
         valid,
         test,
-        note["protocol"],
-        note["fingerprint"],
-        tuple(Notice(*notice) for notice in note["notices"]),
-        **{flag: note[flag] for flag in _FLAGS},
+        metadata["protocol"],
+        metadata["fingerprint"],
+        tuple(Notice(*notice) for notice in metadata["notices"]),
+        **{flag: metadata[flag] for flag in _FLAGS},
         repeats=repeats[0] if repeats else None,
     )
     user_groups, item_groups = (
         pl.read_parquet(io.BytesIO(files[f"{name}.parquet"])) if f"{name}.parquet" in files else None
         for name in _GROUPS
     )
-    values = note["values"]
+    values = metadata["values"]
     attributes = None if values is None else Csr(**{r: arrays[f"attributes.{r}"] for r in _ROWS}, n_cols=values)
-    interactions = InteractionWeights.model_validate(note["interactions"])
+    interactions = InteractionWeights.model_validate(metadata["interactions"])
     return SplitContext(
-        note["seed"], split, graph, user_groups, item_groups, attributes, note["beside"], note["refit"], interactions
+        metadata["seed"],
+        split,
+        graph,
+        user_groups,
+        item_groups,
+        attributes,
+        metadata["extra_columns_hash"],
+        metadata["refit"],
+        interactions,
     )
 
 
 def pack_cell(cell: Cell) -> dict[str, Any]:
-    """All of a cell but its bench, as plain JSON."""
+    """A cell without its split context, as plain JSON."""
     return {
         "model": cell.model.model_dump(),
         "arm": asdict(cell.arm),
         "study": cell.study.model_dump(),
-        "after": list(cell.prerequisites),
-        "begins": [dict(values) for values in cell.warm_starts],
-        "there": list(cell.there),
-        "adds": cell.tunes_new_weights_only,
+        "prerequisites": list(cell.prerequisites),
+        "warm_starts": [dict(values) for values in cell.warm_starts],
+        "warm_started_from": list(cell.warm_started_from),
+        "tunes_new_weights_only": cell.tunes_new_weights_only,
     }
 
 
 def unpack_cell(values: Mapping[str, Any], split_context: SplitContext) -> Cell:
-    """The cell that ``pack_cell`` was given, on a bench."""
+    """The packed cell, on a split context."""
     return Cell(
         ModelSection.model_validate(values["model"]),
         Arm(**values["arm"]),
         split_context,
         StudySection.model_validate(values["study"]),
-        tuple(values["after"]),
-        tuple(values["begins"]),
-        tuple(values["there"]),
-        values["adds"],
+        tuple(values["prerequisites"]),
+        tuple(values["warm_starts"]),
+        tuple(values["warm_started_from"]),
+        values["tunes_new_weights_only"],
     )
