@@ -53,7 +53,7 @@ from scipy.special import betaincinv
 
 from relrank.evaluation.comparison import Effect, RestartVariance, effect_from_differences
 from relrank.evaluation.evaluate import user_metric
-from relrank.graph.construction.builders import build_graph
+from relrank.graph.construction.build_graph import build_graph
 from relrank.graph.construction.relation_config import Attribute
 from relrank.graph.graph import Graph
 from relrank.graph.relation import Relation

@@ -28,7 +28,7 @@ import torch
 from relrank.evaluation.comparison import compare, mean_interval
 from relrank.evaluation.evaluate import evaluate
 from relrank.graph.graph import Graph
-from relrank.graph.sequences import Sequences
+from relrank.graph.histories import Sequences
 from relrank.kernels.csr import Int64
 from relrank.models import MODELS, ClosedForm, Recommender
 from relrank.parallel.machine import machine

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from relrank.graph.construction.builders import TextNodes, build_graph
+from relrank.graph.construction.build_graph import TextNodes, build_graph
 from relrank.parallel.machine import machine
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Interactions, Split

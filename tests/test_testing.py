@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from relrank import testing, training
-from relrank.graph.sequences import Sequences
+from relrank.graph.histories import Sequences
 from relrank.models.closed_form.ease import EASE
 from relrank.models.closed_form.markov import Markov, MarkovConfig
 from relrank.models.core.base import ClosedForm

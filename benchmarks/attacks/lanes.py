@@ -48,7 +48,7 @@ LIBRARIES = (
     "relrank.report",
     "relrank.serve.server",
     "relrank.serve.app",
-    "relrank.serve.process",
+    "relrank.serve.draining_server",
     "relrank.study.run",
     "relrank.study.optuna_search",
     "relrank.study.tuned_config",

@@ -18,7 +18,7 @@ import polars as pl
 from attacks.lanes import Attack
 from attacks.ledger import Outcome, judged
 from relrank.errors import InputError
-from relrank.graph.construction.builders import build_graph
+from relrank.graph.construction.build_graph import build_graph
 from relrank.graph.construction.relation_config import Attribute, InteractionWeights
 from relrank.study.model_comparison import compare_models
 from relrank.study.per_user_tables import read_per_user_tables

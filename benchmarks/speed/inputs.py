@@ -15,7 +15,7 @@ from grouped_interactions import AMAZON_BOOK, GOODBOOKS, GOWALLA, Laws, grouped_
 from relrank.graph.propagation import normalise
 from relrank.kernels.csr import Csr
 from relrank.kernels.dense_solve import singular_vectors
-from relrank.models.core.filters import item_degrees
+from relrank.models.core.spectral_filters import item_degrees
 from relrank.tables.datasets import goodbooks_10k
 from relrank.tables.protocols import ProtocolConfig, make_split
 from speed.environments import Skipped

@@ -46,7 +46,7 @@ _PUBLIC = {
     "Tables": "relrank.tables.tables",
     "TrainConfig": "relrank.training",
     "audit": "relrank.tables.audit",
-    "build_graph": "relrank.graph.construction.builders",
+    "build_graph": "relrank.graph.construction.build_graph",
     "compare": "relrank.evaluation.comparison",
     "evaluate": "relrank.evaluation.evaluate",
     "explain": "relrank.explanation.explainer",

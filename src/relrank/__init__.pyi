@@ -8,7 +8,7 @@ from relrank.evaluation.evaluate import Evaluation as Evaluation
 from relrank.evaluation.evaluate import evaluate as evaluate
 from relrank.explanation.explainer import Explanation as Explanation
 from relrank.explanation.explainer import explain as explain
-from relrank.graph.construction.builders import build_graph as build_graph
+from relrank.graph.construction.build_graph import build_graph as build_graph
 from relrank.graph.graph import Graph as Graph
 from relrank.graph.relation import Relation as Relation
 from relrank.models import MODELS as MODELS

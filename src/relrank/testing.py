@@ -33,14 +33,14 @@ from torch.nn import functional
 from relrank.errors import InputError
 from relrank.graph.feature import Feature
 from relrank.graph.graph import Graph
+from relrank.graph.histories import Sequences
 from relrank.graph.relation import Relation
 from relrank.graph.rewiring import rewire
-from relrank.graph.sequences import Sequences
 from relrank.io.tensors import load_tensors, save_tensors
 from relrank.kernels.csr import Int64
 from relrank.models.core.base import ClosedForm, Recommender, Trained, interaction_rows, restore
-from relrank.models.core.sequence import SequenceModel, Windows
-from relrank.models.core.vectors import ProductModel, VectorModel
+from relrank.models.core.sequence_model import SequenceModel, Windows
+from relrank.models.core.vector_model import ProductModel, VectorModel
 from relrank.parallel.environment import cores
 from relrank.tables.ids import IdMap
 from relrank.training import FitResult, TrainConfig, fit

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from relrank.graph.bundle import load_graph, save_graph
-from relrank.graph.construction.builders import FeatureConfig, RelationConfig, build_graph
+from relrank.graph.construction.build_graph import FeatureConfig, RelationConfig, build_graph
 from relrank.graph.coverage import coverage
 from relrank.graph.graph import Graph
 from relrank.tables.config import ConfigSection, check

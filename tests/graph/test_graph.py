@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from relrank.errors import InputError
 from relrank.graph.coverage import coverage
 from relrank.graph.graph import Graph
+from relrank.graph.histories import Sequences
 from relrank.graph.relation import Duplicates, Relation
-from relrank.graph.sequences import Sequences
 from relrank.tables.ids import IdMap
 from relrank.tables.notices import Notice
 

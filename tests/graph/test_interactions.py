@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from relrank.errors import InputError
-from relrank.graph.construction.builders import InteractionWeights, build_graph
+from relrank.graph.construction.build_graph import InteractionWeights, build_graph
 from relrank.graph.construction.interactions import DAY, LEAST, build_interactions, history_positions
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Interactions, Split

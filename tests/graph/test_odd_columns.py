@@ -9,7 +9,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from relrank.errors import InputError
-from relrank.graph.construction.builders import FeatureConfig, RelationConfig, build_graph
+from relrank.graph.construction.build_graph import FeatureConfig, RelationConfig, build_graph
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Interactions, Split
 from relrank.tables.tables import LinkTable, NodeTable, Tables, TextTable

@@ -16,7 +16,7 @@ import pytest
 
 from relrank.errors import InputError
 from relrank.graph.construction import text_encoders
-from relrank.graph.construction.builders import TextNodes, TextSimilarity, build_graph
+from relrank.graph.construction.build_graph import TextNodes, TextSimilarity, build_graph
 from relrank.graph.construction.relation_builder import RelationBuilder
 from relrank.graph.construction.relation_config import TextEncoderConfig, TextFeature
 from relrank.graph.construction.text_cache import TextCache, cache_folder, identity, sha256

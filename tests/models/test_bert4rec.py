@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from relrank.errors import InputError
-from relrank.graph.sequences import Sequences
+from relrank.graph.histories import Sequences
 from relrank.models.sequence.bert4rec import BERT4Rec, BERT4RecConfig
 from relrank.testing import SequenceContract, planted_sequences
 from relrank.training import TrainConfig

@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
+from relrank.graph.histories import Sequences
 from relrank.graph.relation import Relation
-from relrank.graph.sequences import Sequences
 from relrank.models.sequence.item_graph import GATItemEncoder, LightGCNItemEncoder, item_graph
 from relrank.models.sequence.sasrec import SASRec, SASRecConfig
 from relrank.models.sequence.sequence_fusion import SequenceFusion, SequenceFusionConfig

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from relrank.graph.construction.builders import InteractionWeights
+from relrank.graph.construction.build_graph import InteractionWeights
 from relrank.graph.construction.interactions import DAY, build_interactions
 from relrank.graph.relation import Relation
 from relrank.models import MODELS

@@ -59,7 +59,7 @@ def test_without_noise_the_loss_is_ranking_plus_info_nce_of_two_layers():
 
 
 def test_noise_has_its_length_and_never_leaves_the_orthant():
-    from relrank.models.core.vectors import add_noise
+    from relrank.models.core.vector_model import add_noise
 
     x = torch.randn(50, 16, generator=torch.Generator().manual_seed(0))
     moved = add_noise(x, 0.1, torch.Generator().manual_seed(1)) - x

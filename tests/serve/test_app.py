@@ -33,8 +33,8 @@ from relrank.errors import InputError
 from relrank.io.manifest import write_manifest
 from relrank.serve import app as web
 from relrank.serve.app import make_app
+from relrank.serve.candidate_filters import Has, LogicalCondition
 from relrank.serve.catalogue import Catalogue
-from relrank.serve.filters import Has, LogicalCondition
 from relrank.serve.limits import Limits
 from relrank.serve.options import Options, name_runs
 from relrank.serve.reloading import RunReloader

@@ -7,10 +7,10 @@ import pytest
 from typer.testing import CliRunner
 
 from relrank.cli.app import app
-from relrank.graph.construction.builders import Attribute, Link, build_graph
+from relrank.graph.construction.build_graph import Attribute, Link, build_graph
 from relrank.models.closed_form.item_knn import ItemKNN
 from relrank.runs.fitted_run import FittedRun, load_run, save_run
-from relrank.serve.filters import Between, Has, LogicalCondition
+from relrank.serve.candidate_filters import Between, Has, LogicalCondition
 from relrank.serve.limits import RequestError
 from relrank.serve.service import Service
 from relrank.tables.config import check

@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from relrank.serve.filters import _equal
+from relrank.serve.candidate_filters import _equal
 
 LARGE = 2**53
 

@@ -27,7 +27,7 @@ from relrank.models.graph.mf import MF
 from relrank.serve import reweighting as weighing
 from relrank.serve import served_model as serving
 from relrank.serve.ann_index import ItemIndex, recall
-from relrank.serve.filters import Between, Has, LogicalCondition
+from relrank.serve.candidate_filters import Between, Has, LogicalCondition
 from relrank.serve.limits import Limits, RequestError
 from relrank.serve.served_model import ServedModel
 from relrank.serve.service import Service

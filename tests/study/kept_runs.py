@@ -4,7 +4,7 @@ from pathlib import Path
 
 import polars as pl
 
-from relrank.graph.construction.builders import build_graph
+from relrank.graph.construction.build_graph import build_graph
 from relrank.models import MODELS
 from relrank.models.core.base import override_config
 from relrank.runs.fitted_run import FittedRun, load_run, save_run

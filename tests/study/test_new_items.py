@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from relrank.evaluation.evaluate import evaluate
-from relrank.graph.construction.builders import build_graph
+from relrank.graph.construction.build_graph import build_graph
 from relrank.graph.construction.relation_config import Attribute
 from relrank.graph.relation import Relation
 from relrank.models import MODELS
 from relrank.runs.fitted_run import FORMAT, FittedRun, load_run, save_run
-from relrank.serve.filters import Has, LogicalCondition
+from relrank.serve.candidate_filters import Has, LogicalCondition
 from relrank.serve.limits import RequestError
 from relrank.serve.service import Service
 from relrank.study.cell import SplitContext

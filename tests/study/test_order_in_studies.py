@@ -11,8 +11,8 @@ from shops import SHOP
 from studies import open_study
 
 from relrank.errors import InputError
-from relrank.graph.construction.builders import InteractionWeights, build_graph
-from relrank.graph.sequences import Sequences
+from relrank.graph.construction.build_graph import InteractionWeights, build_graph
+from relrank.graph.histories import Sequences
 from relrank.models.closed_form.item_knn import ItemKNN
 from relrank.models.sequence.sasrec import SASRec, SASRecConfig
 from relrank.runs.fitted_run import FittedRun, load_run, save_run

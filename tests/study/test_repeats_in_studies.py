@@ -9,7 +9,7 @@ import torch
 from shops import SHOP
 
 from relrank.evaluation.evaluate import evaluate, with_validation_history
-from relrank.graph.sequences import Sequences
+from relrank.graph.histories import Sequences
 from relrank.runs.batch import BatchRecommender
 from relrank.runs.fitted_run import FittedRun, load_run
 from relrank.serve.explanations import explain_item

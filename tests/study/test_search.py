@@ -14,7 +14,7 @@ from torch import nn
 
 from relrank.errors import InputError
 from relrank.models import MODELS, Trained
-from relrank.models.core.space import Choice, Range
+from relrank.models.core.search_dimensions import Choice, Range
 from relrank.study import cell_store, fit_cell, optuna_search, optuna_storage, search_space, tune_cell
 from relrank.study.cell import Cell
 from relrank.study.config import ModelSection, read_study

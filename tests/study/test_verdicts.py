@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from relrank.evaluation.comparison import Effect, effect_from_differences, t_quantile
-from relrank.study.figures import decimals_of, signed
+from relrank.study.number_format import decimals_of, signed
 from relrank.study.verdicts import ALPHA, Evidence, agrees, decide_verdicts, verdict_sentence
 
 MARGIN = 0.01

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from relrank.tables.filters import core
+from relrank.tables.k_core import core
 
 
 def naive(pairs: set[tuple[int, int]], min_user_rows: int, min_item_rows: int) -> set[tuple[int, int]]:

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from relrank.errors import InputError
-from relrank.graph.construction.builders import Attribute, Link, build_graph
+from relrank.graph.construction.build_graph import Attribute, Link, build_graph
 from relrank.tables.files import as_keys, as_numbers
 from relrank.tables.protocols import ProtocolConfig, make_split
 from relrank.tables.tables import LinkTable, NodeTable, Tables, TextTable

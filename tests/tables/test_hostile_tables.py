@@ -8,7 +8,7 @@ import pytest
 
 from attacks.tables import KINDS, ODD, attacked
 from relrank.errors import InputError
-from relrank.graph.construction.builders import build_graph
+from relrank.graph.construction.build_graph import build_graph
 from relrank.graph.construction.relation_config import Attribute
 from relrank.tables import readers
 from relrank.tables.config import check

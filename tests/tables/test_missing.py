@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from relrank.errors import InputError
-from relrank.graph.construction.builders import build_graph
+from relrank.graph.construction.build_graph import build_graph
 from relrank.graph.construction.relation_config import (
     Attribute,
     CategoryFeature,

@@ -10,10 +10,10 @@ import pytest
 from relrank.errors import InputError
 from relrank.graph.audit import find_transition_overlap
 from relrank.graph.bundle import load_graph, save_graph
-from relrank.graph.construction.builders import build_graph
+from relrank.graph.construction.build_graph import build_graph
 from relrank.graph.construction.relation_config import Cooccurrence, InteractionWeights
 from relrank.graph.edge_removal import without_user_edges
-from relrank.graph.sequences import Sequences
+from relrank.graph.histories import Sequences
 from relrank.tables.config import check
 from relrank.tables.protocols import ProtocolConfig, make_split
 from relrank.tables.readers import DataConfig, read_tables

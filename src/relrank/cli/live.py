@@ -17,9 +17,9 @@ from relrank.evaluation.evaluate import HISTORY_LENGTH
 from relrank.graph.relation import NO_TITLES, Titles
 from relrank.study.cell import Cell
 from relrank.study.cell_store import CellResult
-from relrank.study.figures import decimals_of, signed
 from relrank.study.leaks import leak_suffix
 from relrank.study.metric_effects import contradicting_effects, in_words
+from relrank.study.number_format import decimals_of, signed
 from relrank.study.result import StudyResult, arm_titles_of, titles_of
 from relrank.study.verdicts import NOT_READ, agrees
 

@@ -278,7 +278,7 @@ def _conditions(
     with_: list[str] | None, any_: list[str] | None, without: list[str] | None, exclude: list[str] | None
 ) -> dict[str, Any]:
     """The filter options as arguments of the service."""
-    from relrank.serve.filters import parse_conditions
+    from relrank.serve.candidate_filters import parse_conditions
 
     filters = parse_conditions(with_ or (), any_ or (), without or (), "--")
     return {"filters": filters, "exclude": exclude or ()}

@@ -17,7 +17,7 @@ import polars as pl
 from relrank.errors import InputError, one_of
 from relrank.evaluation import metrics
 from relrank.evaluation.ranking import FoldInScorer, Ranks, Scorer, ranks, ranks_and_top_k
-from relrank.graph.sequences import LENGTH_BOUNDS, LENGTH_GROUPS, Sequences
+from relrank.graph.histories import LENGTH_BOUNDS, LENGTH_GROUPS, Sequences
 from relrank.io.atomic import atomic_write
 from relrank.io.manifest import PARQUET_ERRORS, first_line, parse_json_object
 from relrank.kernels.csr import Csr, Float64, Int32

@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 
 from relrank.graph.graph import Graph
+from relrank.graph.histories import Sequences
 from relrank.graph.relation import NO_TITLES, Titles
-from relrank.graph.sequences import Sequences
 from relrank.kernels.csr import Float64
 from relrank.tables.audit import Finding, pair_keys
 from relrank.tables.feature_leakage import feature_leakage

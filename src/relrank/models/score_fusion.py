@@ -37,7 +37,7 @@ from relrank.models.core.base import (
 )
 from relrank.models.core.estimates import Estimate
 from relrank.models.core.hyperparameters import Positive, Seed
-from relrank.models.core.space import Choice, Range
+from relrank.models.core.search_dimensions import Choice, Range
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,7 @@ from relrank.models.closed_form.sparse_ease import SparseEASE
 from relrank.models.core.base import Recommender
 from relrank.models.core.relation_rows import unit_relation_rows
 from relrank.models.core.sparse_linear import SparseLinear
-from relrank.models.core.vectors import VectorModel, is_dot_product_model
+from relrank.models.core.vector_model import VectorModel, is_dot_product_model
 from relrank.runs.fallback import popularity
 from relrank.runs.fitted_run import FittedRun
 

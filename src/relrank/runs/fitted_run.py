@@ -22,8 +22,8 @@ from relrank.evaluation.ranking import TopK
 from relrank.graph.bundle import load_graph, save_graph
 from relrank.graph.composition import compose_relation
 from relrank.graph.graph import Graph
+from relrank.graph.histories import Sequences
 from relrank.graph.relation_chains import described_type
-from relrank.graph.sequences import Sequences
 from relrank.io.atomic import atomic_folder
 from relrank.io.manifest import (
     ManifestReader,

@@ -13,8 +13,8 @@ from fastapi.staticfiles import StaticFiles
 import relrank
 from relrank.serve import schemas
 from relrank.serve.error_handlers import add_error_handlers
-from relrank.serve.metrics import ServiceMetrics
 from relrank.serve.middleware import ServiceMiddleware
+from relrank.serve.prometheus import ServiceMetrics
 from relrank.serve.responder import Responder
 from relrank.serve.routes.catalogue import add_catalogue_routes
 from relrank.serve.routes.explanations import add_explanation_routes

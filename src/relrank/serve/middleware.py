@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from starlette.responses import Response
 
 from relrank.io.terminal_safe import terminal_safe
-from relrank.serve.metrics import ServiceMetrics
+from relrank.serve.prometheus import ServiceMetrics
 from relrank.serve.responses import error_response
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any
 from starlette.responses import Response
 
 from relrank.serve.limits import RequestError
-from relrank.serve.metrics import ServiceMetrics
+from relrank.serve.prometheus import ServiceMetrics
 from relrank.serve.responses import json_response
 from relrank.serve.served_model import INDEXED_ITEMS
 from relrank.serve.service import Service

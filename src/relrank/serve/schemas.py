@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Optional, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
 
-from relrank.serve.filters import Between, Condition, Has, LogicalCondition
+from relrank.serve.candidate_filters import Between, Condition, Has, LogicalCondition
 
 Id = Annotated[StrictInt, Field(ge=-(2**63), le=2**64 - 1)] | Annotated[StrictStr, Field(max_length=1000)]
 """An outside id in a request."""

@@ -20,12 +20,12 @@ from relrank.kernels.csr import Csr, Float32, Int64
 from relrank.kernels.sparse_ranking import SparsePaginator
 from relrank.models import Recommender
 from relrank.models.core.sparse_linear import SparseLinear
-from relrank.models.core.vectors import ProductModel, VectorModel, is_dot_product_model
+from relrank.models.core.vector_model import ProductModel, VectorModel, is_dot_product_model
 from relrank.runs.fallback import is_constant, popularity, user_relations_read
 from relrank.runs.fitted_run import FittedRun
 from relrank.serve.ann_index import FROM_ITEMS, SAMPLE, ItemIndex
+from relrank.serve.candidate_filters import Condition, Filters
 from relrank.serve.catalogue import Catalogue, JsonObject, normalized
-from relrank.serve.filters import Condition, Filters
 from relrank.serve.kernel_threads import one_thread, parallel_kernels, run_in_turn
 from relrank.serve.limits import Id, Limits, RequestError, shortened_repr
 from relrank.serve.paging import Mask, Page, Paginator, Rows

@@ -41,7 +41,7 @@ def serve(options: Options, report: Print = print) -> None:
         if options.workers > 1:
             Workers(options, listener, report, address).run()
             return
-        from relrank.serve.process import run_process
+        from relrank.serve.draining_server import run_process
 
         run_process(options, listener, report, lambda: report(address), lambda: stop_accepting(listener))
 

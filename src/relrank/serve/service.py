@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from relrank.errors import InputError
 from relrank.kernels.csr import Int64
 from relrank.runs.fitted_run import FittedRun
+from relrank.serve.candidate_filters import Condition, Has
 from relrank.serve.catalogue import JsonObject
 from relrank.serve.explanations import explain_item
-from relrank.serve.filters import Condition, Has
 from relrank.serve.limits import Id, Limits, RequestError, shortened_repr
 from relrank.serve.paging import Mask
 from relrank.serve.served_model import ServedModel

@@ -134,7 +134,7 @@ def stop_accepting(listener: socket.socket) -> None:
 
 def _run_worker(options: Options, listener: socket.socket, ready: Any, shut: Any, first: bool) -> None:
     """A worker process; the first one reports the runs for all."""
-    from relrank.serve.process import run_process
+    from relrank.serve.draining_server import run_process
 
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
     threading.Thread(target=_end_with_parent, args=(options.grace,), name="relrank-parent", daemon=True).start()

@@ -14,7 +14,7 @@ from relrank.graph.relation import NO_TITLES, Titles
 from relrank.study import arms as arm_of
 from relrank.study.arms import NO_HOPS, Arm, Hops
 from relrank.study.cell_store import CellResult
-from relrank.study.figures import decimals_of
+from relrank.study.number_format import decimals_of
 
 
 class CellResults:

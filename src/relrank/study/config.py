@@ -11,7 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from relrank.errors import InputError, did_you_mean, one_of
 from relrank.evaluation.metrics import AT_K
-from relrank.graph.construction.builders import FeatureConfig, InteractionWeights, RelationConfig
+from relrank.graph.construction.build_graph import FeatureConfig, InteractionWeights, RelationConfig
 from relrank.tables.audit import SPLIT
 from relrank.tables.config import ConfigSection, Name, load_toml
 from relrank.tables.protocols import ProtocolConfig

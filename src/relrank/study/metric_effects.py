@@ -11,7 +11,7 @@ from relrank.evaluation.comparison import compare
 from relrank.evaluation.evaluate import LIST_METRICS
 from relrank.graph.relation import NO_TITLES, Titles
 from relrank.study.cell_results import CellResults
-from relrank.study.figures import interval, signed
+from relrank.study.number_format import interval, signed
 
 LIST_SCHEMA = {
     **dict.fromkeys(("model", "relation", "kind", "other", "measure"), pl.String),

@@ -10,7 +10,7 @@ import numpy as np
 
 from relrank.errors import InputError
 from relrank.evaluation.comparison import Effect, compare
-from relrank.study.figures import decimals_of
+from relrank.study.number_format import decimals_of
 from relrank.study.per_user_tables import TablesBySplit, paired
 
 Answer = Literal["superior", "equivalent", "non-inferior", "inferior", "undecided"]

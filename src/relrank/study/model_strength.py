@@ -11,7 +11,7 @@ from relrank.study.arms import INTERACTIONS
 from relrank.study.cell_results import CellResults
 from relrank.study.cell_store import CellResult
 from relrank.study.coordinate_search import MIN_RELATIVE_GAIN, MIN_STANDARD_ERRORS
-from relrank.study.figures import signed
+from relrank.study.number_format import signed
 
 SAME = 1e-6
 """Rounding error of a mean metric."""

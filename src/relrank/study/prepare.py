@@ -11,7 +11,7 @@ import polars as pl
 from relrank.errors import InputError, did_you_mean, one_of
 from relrank.graph.audit import find_popularity_leaks, find_split_row_leaks, find_transition_overlap
 from relrank.graph.audit_side_data import find_side_data_leaks
-from relrank.graph.construction.builders import build_graph
+from relrank.graph.construction.build_graph import build_graph
 from relrank.graph.construction.context import Progress, silent
 from relrank.graph.construction.feature_builder import columns_of
 from relrank.graph.graph import Graph

@@ -10,8 +10,8 @@ from typing import Any
 import polars as pl
 
 from relrank.evaluation.comparison import mean_interval
+from relrank.graph.histories import LENGTH_GROUPS
 from relrank.graph.relation import Titles
-from relrank.graph.sequences import LENGTH_GROUPS
 from relrank.study import verdicts as rules
 from relrank.study.cell_results import CellResults
 from relrank.study.model_effects import EFFECT_SCHEMA, VERDICT_SCHEMA, ModelEffects

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from relrank.graph.graph import Graph
 from relrank.models import MODELS, GridParameter
 from relrank.models.core.base import override_config
-from relrank.models.core.space import Choice, Range, Value
+from relrank.models.core.search_dimensions import Choice, Range, Value
 from relrank.study.cell import Cell
 from relrank.training import TrainConfig
 

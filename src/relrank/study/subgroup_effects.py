@@ -14,8 +14,8 @@ from relrank.evaluation.comparison import compare, holm
 from relrank.evaluation.evaluate import HISTORY_LENGTH, ITEM_POPULARITY, group_labels
 from relrank.kernels.csr import Float64
 from relrank.study.cell_results import CellResults
-from relrank.study.figures import signed
 from relrank.study.model_effects import ModelEffects
+from relrank.study.number_format import signed
 from relrank.study.verdicts import ALPHA
 
 ALL_USERS = "all users"

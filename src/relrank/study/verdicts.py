@@ -20,7 +20,7 @@ from typing import Literal
 
 from relrank.evaluation.comparison import Effect, holm
 from relrank.graph.relation import NO_TITLES, Titles
-from relrank.study.figures import interval, signed
+from relrank.study.number_format import interval, signed
 
 Verdict = Literal["helps", "interchangeable", "hurts", "negligible", "undecided"]
 NOT_READ = "not read"

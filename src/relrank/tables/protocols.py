@@ -19,9 +19,9 @@ from relrank.kernels.csr import Int32, Int64
 from relrank.tables import split as cuts
 from relrank.tables.config import ConfigSection
 from relrank.tables.files import check_column
-from relrank.tables.filters import core
 from relrank.tables.frames import check_rows
 from relrank.tables.ids import IdMap
+from relrank.tables.k_core import core
 from relrank.tables.notices import Notice
 from relrank.tables.split import DROPPED, TEST, TRAIN, VALID, Interactions, Parts, Split
 from relrank.tables.tables import Tables

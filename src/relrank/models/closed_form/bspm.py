@@ -4,9 +4,9 @@
     blurring:    Y(0) = X (P + Σ_r w_r F_r + β D_i^-½ V Vᵀ D_i^½)
     sharpening:  dY/dt = −Y P,  from 0 to T;      scores = Y(T)
 
-F_r is the filter of a relation of items (:func:`relrank.models.core.filters.item_filters`). One step h of a solver is
-a polynomial in P: ``I − hP`` for Euler's method, ``I − hP (I − hP/2 (I − hP/3 (I − hP/4)))`` for Runge–Kutta of order
-4. The ideal filter is sharpened once for all users, as a thin matrix.
+F_r is the filter of a relation of items (:func:`relrank.models.core.spectral_filters.item_filters`). One step h of a
+solver is a polynomial in P: ``I − hP`` for Euler's method, ``I − hP (I − hP/2 (I − hP/3 (I − hP/4)))`` for
+Runge–Kutta of order 4. The ideal filter is sharpened once for all users, as a thin matrix.
 
 A relation that does not touch items is composed along the chain that connects it to them. Relations of users are not
 used.
@@ -25,8 +25,15 @@ from relrank.graph.propagation import normalise
 from relrank.kernels.csr import Float32
 from relrank.kernels.spmm import spmm
 from relrank.models.core.base import GridParameter
-from relrank.models.core.filters import ItemFilters, item_degrees, item_filters, product, rank_knob, weight_knobs
 from relrank.models.core.hyperparameters import Bounds, NonNegative, PositiveInt, Rounds, Seed, Weights
+from relrank.models.core.spectral_filters import (
+    ItemFilters,
+    item_degrees,
+    item_filters,
+    product,
+    rank_knob,
+    weight_knobs,
+)
 
 ORDER = {"euler": 1, "rk4": 4}
 

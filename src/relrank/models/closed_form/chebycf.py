@@ -9,8 +9,8 @@
 degree k. The coefficients ``c_0 … c_K`` interpolate a response that is 1 at frequency −1 (smooth signals), flat
 around frequency 0, and 0 at frequency 1. V, the leading right singular vectors of R̃, make an ideal low-pass filter.
 In the paper a = 1/2; then λ = 1, and L̃ follows from the graph's Laplacian. Each relation of items adds a filter F_r
-of spectral radius 1 (:func:`relrank.models.core.filters.item_filters`), composed along a chain where it does not
-touch items itself. Relations of users are not used.
+of spectral radius 1 (:func:`relrank.models.core.spectral_filters.item_filters`), composed along a chain where it does
+not touch items itself. Relations of users are not used.
 """
 
 from __future__ import annotations
@@ -28,16 +28,6 @@ from relrank.kernels.csr import Csr, Float32, Float64
 from relrank.kernels.jit import njit
 from relrank.kernels.spmm import spmm
 from relrank.models.core.base import GridParameter, Shapes
-from relrank.models.core.filters import (
-    ROUNDS,
-    ItemFilters,
-    SpectralFilter,
-    item_degrees,
-    item_filters,
-    product,
-    rank_knob,
-    weight_knobs,
-)
 from relrank.models.core.hyperparameters import (
     Bounds,
     NonNegative,
@@ -47,6 +37,16 @@ from relrank.models.core.hyperparameters import (
     Rounds,
     Seed,
     Weights,
+)
+from relrank.models.core.spectral_filters import (
+    ROUNDS,
+    ItemFilters,
+    SpectralFilter,
+    item_degrees,
+    item_filters,
+    product,
+    rank_knob,
+    weight_knobs,
 )
 
 

@@ -6,8 +6,8 @@
 On the leading eigenvectors the response is constant, ``α λ_k``; on the rest of the spectrum P is a linear low-pass
 filter. At α = 1 the response is continuous, above 1 the flat part is raised. So no few directions, popularity first
 among them, dominate. Each relation of items adds a filter F_r of spectral radius 1
-(:func:`relrank.models.core.filters.item_filters`), composed along a chain where it does not touch items itself.
-Relations of users are not used.
+(:func:`relrank.models.core.spectral_filters.item_filters`), composed along a chain where it does not touch items
+itself. Relations of users are not used.
 
 The parts are known: powers of degrees from item-based neighbourhood models, ideal and linear low-pass filters from
 GF-CF (Shen et al. 2021), the plateau from Kim et al. 2025, "Graph Spectral Filtering with Chebyshev Interpolation for
@@ -26,8 +26,15 @@ from torch import Tensor
 from relrank.graph.graph import Graph
 from relrank.kernels.csr import Csr, Float32
 from relrank.models.core.base import GridParameter, Shapes
-from relrank.models.core.filters import ItemFilters, SpectralFilter, item_filters, product, rank_knob, weight_knobs
 from relrank.models.core.hyperparameters import NonNegative, PositiveInt, Power, Seed, Weights
+from relrank.models.core.spectral_filters import (
+    ItemFilters,
+    SpectralFilter,
+    item_filters,
+    product,
+    rank_knob,
+    weight_knobs,
+)
 
 POWERS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 

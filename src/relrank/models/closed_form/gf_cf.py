@@ -18,8 +18,8 @@ from relrank.graph.graph import Graph
 from relrank.graph.propagation import normalise
 from relrank.kernels.csr import Float32
 from relrank.models.core.base import GridParameter
-from relrank.models.core.filters import SpectralFilter, item_degrees, rank_knob
 from relrank.models.core.hyperparameters import NonNegative, PositiveInt, Seed
+from relrank.models.core.spectral_filters import SpectralFilter, item_degrees, rank_knob
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,10 +53,10 @@ from relrank.kernels.least_squares import gram_matrix, padded, solve_rows, spect
 from relrank.models.core import estimates
 from relrank.models.core.base import GridParameter, HistoryScorer, Shapes, history_rows, user_rows
 from relrank.models.core.estimates import Estimate
-from relrank.models.core.filters import product
 from relrank.models.core.hyperparameters import Bounds, NonNegative, Positive, PositiveInt, Seed, Weights
 from relrank.models.core.relation_rows import active_relations, entry_counts, side_by_side
-from relrank.models.core.vectors import methods_not_overridden
+from relrank.models.core.spectral_filters import product
+from relrank.models.core.vector_model import methods_not_overridden
 
 STEPS = 3
 """Conjugate-gradient steps for z per sweep, continued from the last sweep."""

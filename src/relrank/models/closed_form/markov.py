@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from relrank.graph.graph import Graph
-from relrank.graph.sequences import Sequences
+from relrank.graph.histories import Sequences
 from relrank.kernels.csr import Csr
 from relrank.kernels.dense_solve import products_by_row
 from relrank.models.core import estimates

@@ -1,15 +1,15 @@
 """Relational EASE: EASE on the interactions stacked with weighted, row-normalised relations, in closed form.
 
-    Z = [X, √w_s U_s; √w_r R_rᵀ, 0],      G = ZᵀZ + λI,      P = G⁻¹
+    Z = [[X, √w_q U_q], [√w_r R_rᵀ, 0]],      G = ZᵀZ + λI,      P = G⁻¹
     B_ij = −P_ij / P_jj,  B_jj = 0                                            (Steck 2019, eq. 8)
-    scores = [X, √w_s U_s] B
+    scores = [X, √w_q U_q] B
 
-R_r has the items' rows of relation r and U_s the users' rows of relation s, all scaled to Euclidean length 1. A
-relation item → t adds pseudo-users, and so ``w_r R_r R_rᵀ`` to G: w_r times the cosine of two items' rows. At
-``w_r = 30``, items with equal rows look as if 30 more users had chosen both. A relation user → t, and so a second
-relation user → item, adds pseudo-items: columns that are scored with but never recommended. In a relation within one
-node type each node is also its own neighbour, with weight 1. A relation that touches neither users nor items is
-composed along the shortest chain of relations that leads to them.
+Row i of R_r has the neighbours of item i under relation r, and row u of U_q those of user u under relation q, all
+scaled to Euclidean length 1. A relation item → t adds pseudo-users, and so ``w_r R_r R_rᵀ`` to G: w_r times the
+cosine of two items' rows. At ``w_r = 30``, items with equal rows look as if 30 more users had chosen both. A relation
+user → t, and so a second relation user → item, adds pseudo-items: columns that are scored with but never recommended.
+In a relation within one node type each node is also its own neighbour, with weight 1. A relation that touches neither
+users nor items is composed along the shortest chain of relations that leads to them.
 
 Stacked side information: Ning & Karypis 2012, "Sparse Linear Methods with Side Information"; closed form: Steck 2019,
 "Embarrassingly Shallow Autoencoders"; both: Jeunen et al. 2020, "Closed-Form Models for Collaborative Filtering with

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from relrank.errors import InputError, did_you_mean, one_of
 from relrank.graph.graph import Graph
-from relrank.graph.sequences import Sequences, check_ordered, item_rows
+from relrank.graph.histories import Sequences, check_ordered, item_rows
 from relrank.kernels.csr import Csr, Int32, Int64
 from relrank.models.core import estimates
 from relrank.models.core.estimates import Estimate
 from relrank.models.core.hyperparameters import check_settings, check_weights
-from relrank.models.core.space import Choice, Range
+from relrank.models.core.search_dimensions import Choice, Range
 from relrank.parallel.memory import is_out_of_memory
 
 Progress = Callable[[str], None]

@@ -30,8 +30,8 @@ from relrank.kernels.csr import Csr, Int64
 from relrank.models.core.base import GridParameter
 from relrank.models.core.hyperparameters import DropFraction, NonNegativeInt, PositiveInt
 from relrank.models.core.layers import FeatureEncoder, apply_dropout
-from relrank.models.core.space import Choice, Range
-from relrank.models.core.vectors import Batch, VectorConfig, VectorModel
+from relrank.models.core.search_dimensions import Choice, Range
+from relrank.models.core.vector_model import Batch, VectorConfig, VectorModel
 
 
 @dataclass(frozen=True, slots=True)

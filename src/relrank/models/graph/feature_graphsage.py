@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from relrank.graph.graph import Graph
 from relrank.models.core.base import GridParameter
 from relrank.models.core.hyperparameters import DropFraction
-from relrank.models.core.space import Choice, Range
+from relrank.models.core.search_dimensions import Choice, Range
 from relrank.models.graph.graphsage import GraphSAGE, GraphSAGEConfig
 
 

@@ -28,7 +28,7 @@ from relrank.models.core.base import GridParameter
 from relrank.models.core.hyperparameters import PositiveInt
 from relrank.models.core.layers import check_heads, glorot, near_identity, rows_by_type, type_of
 from relrank.models.core.message_passing import MessagePassing, MessagePassingConfig
-from relrank.models.core.space import Choice, Range
+from relrank.models.core.search_dimensions import Choice, Range
 
 
 @dataclass(frozen=True, slots=True)

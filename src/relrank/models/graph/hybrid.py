@@ -35,8 +35,8 @@ from relrank.kernels.dense_solve import rows_times_dense, singular_vectors
 from relrank.models.core.base import GridParameter
 from relrank.models.core.hyperparameters import DropFraction, OpenUnitInterval
 from relrank.models.core.layers import Affine, FeatureEncoder
-from relrank.models.core.space import Choice, Range
-from relrank.models.core.vectors import Batch
+from relrank.models.core.search_dimensions import Choice, Range
+from relrank.models.core.vector_model import Batch
 from relrank.models.graph.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
 
 How = Literal["concat", "gate"]

@@ -4,8 +4,10 @@
     Z = 1/(L+1) · Σ_{l=0..L} Eˡ                                                                   (eq. 8)
     ŷ_ui = z_u · z_i, or their cosine                                                             (eq. 5)
 
-E has one row per node (users, items, tags, …); every Â = D^-½ A D^-½ is normalised by its own degrees. Without
-relations this is LightGCN, which also propagates over the training edges that a step supervises.
+E has one row per node (users, items, tags, …); every Â = D^-½ A D^-½ is normalised by its own degrees. The α_r weight
+relations; they are not the paper's layer weights α_k, which are 1/(L+1) here. As in the paper, the edges that a step
+trains on stay in the graph. The paper's loss is BPR on inner products; the default here is sampled softmax on
+cosines.
 
 A user unseen during training has no row in E. Their vector is fitted to the history, starting from what propagation
 alone gives them (``relrank.models.core.fit_user_vectors``).
@@ -29,8 +31,8 @@ from relrank.models.core.base import GridParameter
 from relrank.models.core.fit_user_vectors import fit_to_histories
 from relrank.models.core.hyperparameters import NonNegative, NonNegativeInt, PositiveInt, Weights
 from relrank.models.core.layers import inverse_softplus, starting_weights
-from relrank.models.core.space import Choice, Range
-from relrank.models.core.vectors import Batch, VectorConfig, VectorModel
+from relrank.models.core.search_dimensions import Choice, Range
+from relrank.models.core.vector_model import Batch, VectorConfig, VectorModel
 
 
 @dataclass(frozen=True, slots=True)

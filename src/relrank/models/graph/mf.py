@@ -19,8 +19,8 @@ from relrank.kernels.csr import Csr
 from relrank.kernels.dense_solve import rows_times_dense
 from relrank.models.core.base import GridParameter
 from relrank.models.core.hyperparameters import NonNegative, Positive, PositiveInt
-from relrank.models.core.space import Choice, Range
-from relrank.models.core.vectors import Batch, Loss, Similarity, VectorConfig, VectorModel
+from relrank.models.core.search_dimensions import Choice, Range
+from relrank.models.core.vector_model import Batch, Loss, Similarity, VectorConfig, VectorModel
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,8 @@ from relrank.kernels.csr import Csr, Int64
 from relrank.models.core.base import GridParameter, history_rows, user_rows
 from relrank.models.core.hyperparameters import NonNegative, Positive, PositiveInt, Weights
 from relrank.models.core.layers import starting_weights
-from relrank.models.core.space import Choice, Range
-from relrank.models.core.vectors import Batch, Loss, VectorConfig, VectorModel
+from relrank.models.core.search_dimensions import Choice, Range
+from relrank.models.core.vector_model import Batch, Loss, VectorConfig, VectorModel
 from relrank.models.graph.path_terms import PathTerms, inverse_sqrt_weights, without_edges
 
 

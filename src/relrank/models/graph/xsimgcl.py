@@ -17,7 +17,7 @@ from torch import Tensor
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.models.core.hyperparameters import NonNegative, PositiveInt
-from relrank.models.core.vectors import Batch, add_noise
+from relrank.models.core.vector_model import Batch, add_noise
 from relrank.models.graph.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
 
 

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from relrank.graph.graph import Graph
-from relrank.graph.sequences import Sequences
+from relrank.graph.histories import Sequences
 from relrank.kernels.csr import Int64
 from relrank.models.core.base import GridParameter
 from relrank.models.core.hyperparameters import OpenUnitInterval, UnitInterval
-from relrank.models.core.sequence import Windows
-from relrank.models.core.space import Choice, Range
+from relrank.models.core.search_dimensions import Choice, Range
+from relrank.models.core.sequence_model import Windows
 from relrank.models.sequence.sasrec import SASRecConfig, Transformer
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from relrank.errors import InputError
-from relrank.graph.sequences import LENGTH_BOUNDS, LENGTH_GROUPS
+from relrank.graph.histories import LENGTH_BOUNDS, LENGTH_GROUPS
 
 KNOTS = (1, 3, 10, 30, 100, 300)
 """Lengths between which ``Piecewise`` is linear in log n."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from relrank.graph.graph import Graph
 from relrank.models.core.hyperparameters import PositiveInt
 from relrank.models.core.layers import apply_dropout, glorot
-from relrank.models.core.sequence import SequenceConfig, SequenceModel, Windows
+from relrank.models.core.sequence_model import SequenceConfig, SequenceModel, Windows
 
 
 @dataclass(frozen=True, slots=True)

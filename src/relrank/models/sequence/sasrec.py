@@ -1,12 +1,13 @@
 """SASRec: a causal transformer over the history (Kang & McAuley 2018).
 
-    x_t = √d · q_{s_t} + p_{pos(t)}                                                     (eq. 1)
-    x ← x + Dropout(SA(LayerNorm(x))),      x ← x + Dropout(FFN(LayerNorm(x)))          (section 3.3, each layer)
-    SA(x) = softmax(Q Kᵀ / √d_head) V · W_O,      [Q, K, V] = x [W_Q, W_K, W_V]         (eq. 2 and 3, each head)
-    FFN(x) = W₂ gelu(W₁ x + b₁) + b₂                                                    (eq. 4, there with ReLU)
+    x_t = √d · q_{s_t} + p_{pos(t)}                                         (eq. 1; √d from the authors' code) x ← x +
+    Dropout(SA(LayerNorm(x))),      x ← x + Dropout(FFN(LayerNorm(x)))          (section 3.3, each layer) SA(x) =
+    softmax(Q Kᵀ / √d_head) V · W_O,      [Q, K, V] = x [W_Q, W_K, W_V]     (eq. 2 and 3, each head; there without
+    W_O) FFN(x) = W₂ gelu(W₁ x + b₁) + b₂                                                    (eq. 4, there with ReLU)
     h_t = LayerNorm(x_t),      score(i) = h_t · q_i                                     (eq. 6)
 
-Positions count from the end of the window. The default loss is the softmax over the catalogue: with the paper's
+q is ``table``, shared by input and output. Windows are aligned on the right, as with the paper's padding on the left:
+the latest item is always at the last position. The default loss is the softmax over the catalogue: with the paper's
 binary cross-entropy and one negative, accuracy is far lower (Petrov & Macdonald 2023; Klenitskiy & Vasilev 2023).
 """
 
@@ -22,7 +23,7 @@ from torch.nn import functional
 from relrank.graph.graph import Graph
 from relrank.models.core.hyperparameters import PositiveInt
 from relrank.models.core.layers import apply_dropout, check_heads
-from relrank.models.core.sequence import SequenceConfig, SequenceModel, Windows, positions
+from relrank.models.core.sequence_model import SequenceConfig, SequenceModel, Windows, positions
 
 
 @dataclass(frozen=True, slots=True)

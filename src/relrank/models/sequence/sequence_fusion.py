@@ -24,12 +24,12 @@ from torch.nn import functional
 
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
+from relrank.graph.histories import LENGTH_BOUNDS, LENGTH_GROUPS
 from relrank.graph.relation_chains import within_layers
-from relrank.graph.sequences import LENGTH_BOUNDS, LENGTH_GROUPS
 from relrank.kernels.csr import Int64
 from relrank.models.core.hyperparameters import NonNegativeInt, OpenUnitInterval, Positive, PositiveInt
-from relrank.models.core.sequence import SCORING_BATCH_SIZE, Windows
-from relrank.models.core.space import Choice, Range
+from relrank.models.core.search_dimensions import Choice, Range
+from relrank.models.core.sequence_model import SCORING_BATCH_SIZE, Windows
 from relrank.models.sequence.fusion_weight import make_fusion_weight
 from relrank.models.sequence.item_graph import (
     EncoderName,

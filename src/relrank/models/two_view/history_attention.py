@@ -1,7 +1,7 @@
 """A user as attention over the history: items, their ratings, and their age.
 
-    k_j = v_j + ρ(rating of j) + τ(⌊log₂ positions from the end⌋),      q_u = Q (mean_j v_j + side(u))
-    h_u = Σ_j softmax_j(q_u · K k_j / √d) V k_j + side(u)                                (each head)
+    e_j = v_j + ρ(rating of j) + a(⌊log₂ positions from the end⌋),      q_u = Q (mean_j v_j + side(u))
+    h_u = Σ_j softmax_j(q_u · K e_j / √d) V e_j + side(u)                                (each head)
 
 The query depends on the user, so that two users weigh the same item differently. Ratings are the edges' weights,
 binned into levels. Level 0 is an unknown rating, as in a history that is folded in; training hides some ratings, so

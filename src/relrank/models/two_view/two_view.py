@@ -1,7 +1,7 @@
 """Two views of an item, text and attributes, combined with a free vector; a user is attention over the history.
 
     v_i = γ_i,own own(i) + γ_i,text text(i) + γ_i,attributes attributes(i)              (``item_views``)
-    h_u = Σ_j softmax_j(q_u · K k_j / √d) V k_j + side(u)                               (``history_attention``)
+    h_u = Σ_j softmax_j(q_u · K e_j / √d) V e_j + side(u)                               (``history_attention``)
     s(u, i) = cos(h_u, v_i) / τ  [+ Σ_r a_r √(p_r(u, i) / m_r)]                         (``graph.path_terms``)
     s'(u, c) = s(u, c) + MLP([v_c ∘ z_uc ‖ v_c ∘ h_u ‖ z_uc])  for the top candidates c  (``rerank``)
     L = L_softmax(s) + w_align InfoNCE(text(i), attributes(i)) + w_rerank L_softmax(s')
@@ -36,9 +36,9 @@ from relrank.graph.aggregation import sparse_product
 from relrank.graph.composition import compose_graph
 from relrank.graph.construction.text_nodes import text_relations
 from relrank.graph.graph import Graph
+from relrank.graph.histories import Sequences
 from relrank.graph.meta_paths import meta_paths
 from relrank.graph.relation_chains import hops
-from relrank.graph.sequences import Sequences
 from relrank.kernels.csr import Csr, Int64
 from relrank.models.core import losses
 from relrank.models.core.base import GridParameter, entries, history_rows, user_rows
@@ -51,8 +51,15 @@ from relrank.models.core.hyperparameters import (
     PositiveInt,
 )
 from relrank.models.core.layers import check_heads
-from relrank.models.core.space import Choice, Range
-from relrank.models.core.vectors import Batch, BatchItems, Loss, VectorConfig, VectorModel, methods_not_overridden
+from relrank.models.core.search_dimensions import Choice, Range
+from relrank.models.core.vector_model import (
+    Batch,
+    BatchItems,
+    Loss,
+    VectorConfig,
+    VectorModel,
+    methods_not_overridden,
+)
 from relrank.models.graph.path_terms import PathTerms
 from relrank.models.two_view.history_attention import Histories, HistoryAttention, TrainingHistories
 from relrank.models.two_view.item_views import PARTS, Encoded, ItemViews

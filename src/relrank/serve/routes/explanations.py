@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import FastAPI, Query, Response
 
 from relrank.serve import schemas
-from relrank.serve.filters import parse_conditions
+from relrank.serve.candidate_filters import parse_conditions
 from relrank.serve.responder import Responder
 from relrank.serve.responses import json_response
 from relrank.serve.routes.parameters import AnyOf, Exclude, PathId, Run, With, Without

@@ -17,8 +17,8 @@ from relrank.errors import InputError
 from relrank.graph.construction.interactions import build_interactions, history_positions
 from relrank.graph.graph import Graph
 from relrank.graph.sampling.negatives import NegativeSampler
-from relrank.models.core import sequence
-from relrank.models.core.sequence import SequenceConfig, SequenceModel, Windows, positions
+from relrank.models.core import sequence_model
+from relrank.models.core.sequence_model import SequenceConfig, SequenceModel, Windows, positions
 from relrank.models.sequence.sasrec import SASRec, SASRecConfig
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Interactions
@@ -144,7 +144,7 @@ def test_windows_of_a_batch_are_grouped_by_length():
     histories = [rng.permutation(N_ITEMS)[: rng.integers(2, 13)].tolist() for _ in range(80)]
     batch = prepared(new(graph_of(histories), window=20), np.arange(80))
     groups = batch.encoder_inputs
-    assert len(groups) == sequence.GROUPS
+    assert len(groups) == sequence_model.GROUPS
     assert [len(w.items) for w in groups] == [20] * 4
     for w in groups:
         assert w.items.shape[1] == int(w.n_valid.max())
@@ -294,7 +294,7 @@ def test_scores_are_those_of_the_last_window(similarity, monkeypatch):
         expected.append(q @ (h / np.linalg.norm(h) if similarity == "cosine" and history else h))
     users = [6, 3, 1, 3, 0, 7, 2, 5, 4]
     for at_once in (512, 3):  # histories of all lengths, a few at a time
-        monkeypatch.setattr(sequence, "SCORING_BATCH_SIZE", at_once)
+        monkeypatch.setattr(sequence_model, "SCORING_BATCH_SIZE", at_once)
         found = model.score(torch.tensor(users, dtype=torch.int32)).numpy()
         np.testing.assert_allclose(found, np.array(expected)[users], rtol=1e-4, atol=1e-5)
         folded = model.fold_in([torch.tensor(HISTORIES[u], dtype=torch.int16) for u in users]).numpy()
@@ -373,7 +373,7 @@ def test_dropout_is_the_batchs_and_none_in_scoring():
 
 def test_moving_a_batch_moves_its_windows():
     batch = prepared(new()).to(torch.device("meta"))
-    assert len(batch.encoder_inputs) == sequence.GROUPS
+    assert len(batch.encoder_inputs) == sequence_model.GROUPS
     for windows in batch.encoder_inputs:
         for name in ("items", "n_valid", "lengths", "at"):
             assert getattr(windows, name).is_meta

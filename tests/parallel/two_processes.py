@@ -14,7 +14,7 @@ import torch
 import relrank
 from relrank.errors import InputError
 from relrank.io.tensors import save_tensors
-from relrank.models.core.vectors import BatchItems
+from relrank.models.core.vector_model import BatchItems
 from relrank.models.graph.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
 from relrank.parallel.process_group import SINGLE_PROCESS, AllRanksError, ProcessGroup, distributed_group
 from relrank.testing import planted_auc, planted_graph

@@ -23,12 +23,19 @@ from torch.nn import functional
 
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
-from relrank.graph.sequences import Sequences
+from relrank.graph.histories import Sequences
 from relrank.kernels.csr import Int32, Int64
 from relrank.models.core.base import GridParameter, SequenceScorer, user_rows
 from relrank.models.core.hyperparameters import AlwaysZero, Bounds, DropFraction, Positive
-from relrank.models.core.space import Choice, Range
-from relrank.models.core.vectors import Batch, Loss, ProductModel, Similarity, VectorConfig, methods_not_overridden
+from relrank.models.core.search_dimensions import Choice, Range
+from relrank.models.core.vector_model import (
+    Batch,
+    Loss,
+    ProductModel,
+    Similarity,
+    VectorConfig,
+    methods_not_overridden,
+)
 
 GROUPS = 4
 """The windows of a batch are grouped by length into this many groups, each padded to its longest window."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from relrank.errors import InputError
-from relrank.graph.construction.builders import FeatureConfig, RelationConfig, build_graph
+from relrank.graph.construction.build_graph import FeatureConfig, RelationConfig, build_graph
 from relrank.graph.construction.feature_builder import columns_of
 from relrank.graph.feature import Feature
 from relrank.graph.graph import Graph

@@ -315,8 +315,8 @@ def test_other_register_widths_give_the_same_bits():
     if not fused_ranking.WIDE:
         pytest.skip("needs the wide registers to compare with")
     code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_ranking_products as t;"
-        "t.ranking.FUSED_FROM = 1; print(t.tiles.LANES, t.digest())"
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_fused_ranking as t;"
+        "t.ranking.FUSED_FROM = 1; print(t.fused_ranking.LANES, t.digest())"
     )
     narrow = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma"}
     run = subprocess.run(

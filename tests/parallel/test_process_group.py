@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-
 import two_processes as two
+
 from relrank.cli import app
 from relrank.errors import InputError
 from relrank.io.tensors import load_tensors

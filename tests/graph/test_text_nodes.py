@@ -12,7 +12,7 @@ from pydantic import Field
 
 from relrank.errors import InputError
 from relrank.graph.bundle import load_graph, save_graph
-from relrank.graph.construction.builders import FeatureConfig, RelationConfig, build_graph
+from relrank.graph.construction.build_graph import FeatureConfig, RelationConfig, build_graph
 from relrank.graph.construction.relation_builder import RelationBuilder
 from relrank.graph.construction.text_nodes import key_of, text_relations
 from relrank.graph.construction.text_rows import joined_texts

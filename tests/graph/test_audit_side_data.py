@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from relrank.graph.audit_side_data import ReachablePairs, find_side_data_leaks, leaking_pairs, match_nodes_to_users
-from relrank.graph.construction.builders import Attribute, Link, build_graph
+from relrank.graph.construction.build_graph import Attribute, Link, build_graph
 from relrank.graph.construction.relation_config import MultiHotFeature
 from relrank.kernels.csr import Csr
 from relrank.tables.audit import Finding

@@ -9,8 +9,8 @@ import torch
 from relrank.errors import InputError
 from relrank.explanation.counterfactuals import Counterfactuals, Deletion
 from relrank.graph.edge_removal import EdgeRemoval
+from relrank.graph.histories import Sequences
 from relrank.graph.relation import Relation
-from relrank.graph.sequences import Sequences
 from relrank.models.closed_form import sparse_ease
 from relrank.models.closed_form.baselines import Popularity
 from relrank.models.closed_form.chebycf import ChebyCF, ChebyCFConfig

@@ -2,7 +2,7 @@
 
 An encoder gives the vectors; negatives, scores and losses are here, so that two encoders differ in the encoder alone.
 The user's vector belongs to the user (``VectorModel``) or to a position in the history
-(``relrank.models.core.sequence``). Scores are dot products or cosines, divided by a temperature in training. If
+(``relrank.models.core.sequence_model``). Scores are dot products or cosines, divided by a temperature in training. If
 interactions have different weights, a batch keeps each edge with a probability proportional to its weight.
 """
 
@@ -34,7 +34,7 @@ from relrank.models.core.hyperparameters import (
     Power,
     UnitInterval,
 )
-from relrank.models.core.space import Choice, Range
+from relrank.models.core.search_dimensions import Choice, Range
 
 Loss = Literal["softmax", "full-softmax", "bpr", "bce", "gbce"]
 Sampling = Literal["uniform", "popularity", "in-batch", "mixed"]

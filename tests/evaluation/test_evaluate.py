@@ -22,7 +22,7 @@ from relrank.evaluation.evaluate import (
     mean_metric,
     with_validation_history,
 )
-from relrank.graph.construction.builders import build_graph
+from relrank.graph.construction.build_graph import build_graph
 from relrank.graph.relation import Relation
 from relrank.kernels.csr import Csr
 from relrank.models import MODELS

@@ -10,8 +10,7 @@ import polars as pl
 import pytest
 
 from relrank.errors import InputError
-from relrank.graph.construction import builders
-from relrank.graph.construction.builders import RelationConfig, build_graph
+from relrank.graph.construction.build_graph import RelationConfig, build_graph
 from relrank.graph.coverage import coverage
 from relrank.graph.graph import Graph
 from relrank.tables.config import ConfigSection, check
@@ -518,7 +517,7 @@ def test_a_window_is_no_wider_than_histories_and_takes_in_a_bounded_number_of_pa
     train = [(0, 0), (0, 1), (0, 2), (1, 1), (1, 0)]
     config = {"kind": "cooccurrence", "window": 2**31 - 1, "min_count": 1}
     assert edges(build({"r": config}, cut=split(train))) == {(10, 20): 2, (10, 30): 1, (20, 30): 1}
-    monkeypatch.setattr(builders, "MOST_PAIRS", 3)
+    monkeypatch.setattr("relrank.graph.construction.build_graph.MOST_PAIRS", 3)
     with pytest.raises(InputError, match="too many pairs") as error:
         build({"r": config}, cut=split(train))
     assert error.value.found.startswith("4 with window")

@@ -1,7 +1,7 @@
 """Histories in time order, and windows of their latest items.
 
 Windows are left-aligned and padded at the end, so that a causal model needs no mask. The model decides which position
-embedding the first item gets (see ``relrank.models.core.sequence``).
+embedding the first item gets (see ``relrank.models.core.sequence_model``).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from torch.nn import functional
 from relrank.errors import InputError
 from relrank.graph.relation import Relation
 from relrank.graph.sampling.negatives import NegativeSampler
-from relrank.models.core.vectors import Batch, VectorConfig, VectorModel, add_noise
+from relrank.models.core.vector_model import Batch, VectorConfig, VectorModel, add_noise
 from relrank.models.graph.graphsage import GraphSAGE, GraphSAGEConfig
 from relrank.models.graph.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
 from relrank.models.graph.mf import MF, MFConfig

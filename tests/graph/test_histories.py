@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relrank.errors import InputError
-from relrank.graph.sequences import Sequences
+from relrank.graph.histories import Sequences
 from relrank.testing import planted_graph, planted_sequences, renumbered
 
 Lists = list[list[int]]

@@ -5,12 +5,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_sparse_ranking import csr, outcome
 
 from relrank.errors import InputError
 from relrank.evaluation.ranking import ranks, top_k, top_k_from_histories
 from relrank.models.closed_form.baselines import Popularity
 from relrank.testing import planted_graph
-from test_sparse_ranking import csr, outcome
 
 
 class Shared:
