@@ -13,13 +13,13 @@ from relrank.cli.live import print_result
 from relrank.errors import InputError
 from relrank.io.manifest import write_manifest
 from relrank.study.arms import INTERACTIONS, all_of, rewired
-from relrank.study.cell_results import CellResults
 from relrank.study.cell_store import load_cell
 from relrank.study.config import read_study
 from relrank.study.model_effects import ModelEffects
 from relrank.study.prepare import prepare, smoke
 from relrank.study.result import StudyResult
 from relrank.study.result_tables import effects_and_verdicts, notes
+from relrank.study.results_by_arm import ResultsByArm
 from relrank.study.rivals import effects_vs_rival
 from relrank.study.run import run_study
 from relrank.study.subgroup_effects import group_effects, group_metrics
@@ -54,7 +54,7 @@ def cell(model, seed, ndcg, hit, **more):
 
 
 def by_hand(*cells):
-    return CellResults(cells, "ndcg@5")
+    return ResultsByArm(cells, "ndcg@5")
 
 
 def two_seeds(model, arm=INTERACTIONS, plus=0.0):
@@ -129,7 +129,7 @@ def test_notes_of_a_model_on_itself():
     first, second, silent = (SimpleNamespace(model="m", seed=seed, learned_values={}) for seed in (0, 1, 2))
     first.learned_values = {"own share by history length": lengths, "relation weights": {"b": 2.0, "a": 0.5}}
     second.learned_values = {"relation weights": {"a": 0.75}}
-    table = notes(CellResults([(ALL, second), (ALL, silent), (ALL, first)], "ndcg@5"))
+    table = notes(ResultsByArm([(ALL, second), (ALL, silent), (ALL, first)], "ndcg@5"))
     own, weights = "own share by history length", "relation weights"
     assert table.rows() == [
         ("m", "all", 0, own, "≤ 10", 0.75, 0.1, 4),

@@ -5,10 +5,10 @@ import pytest
 
 from relrank.evaluation.evaluate import Evaluation
 from relrank.study.arms import INTERACTIONS, all_of
-from relrank.study.cell_results import CellResults
 from relrank.study.cell_store import CellResult
 from relrank.study.coordinate_search import Trial
 from relrank.study.model_strength import add_strength_caveats, model_strengths, strongest
+from relrank.study.results_by_arm import ResultsByArm
 
 ALL = all_of(["tags"])
 
@@ -22,7 +22,7 @@ def cell(model, arm, valid, seed=0, trials=(), weights=None):
 
 
 def judged(*cells):
-    found = CellResults(cells, "ndcg@10")
+    found = ResultsByArm(cells, "ndcg@10")
     names = list(dict.fromkeys(c.model for _, c in cells))
     return model_strengths(found, ["judge"], names)
 
@@ -71,7 +71,7 @@ def test_a_model_without_an_interactions_arm_is_not_spoken_of():
 
 def test_the_strongest_of_all_models_on_the_interactions_alone():
     cells = [cell("judge", INTERACTIONS, 0.15), cell("judge", ALL, 0.3), cell("ease", INTERACTIONS, 0.2)]
-    found = CellResults(cells, "ndcg@10")
+    found = ResultsByArm(cells, "ndcg@10")
     assert strongest(found, ["judge", "ease", "absent"]) == "ease"
     assert strongest(found, ["judge"]) == "judge"
     assert strongest(found, ["absent"]) is None

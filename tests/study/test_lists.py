@@ -16,13 +16,13 @@ from relrank.io.manifest import write_manifest
 from relrank.report.page import render
 from relrank.study.arms import INTERACTIONS, all_of
 from relrank.study.callbacks import NullCallback
-from relrank.study.cell_results import CellResults
 from relrank.study.config import read_study
 from relrank.study.metric_effects import list_effects
 from relrank.study.model_effects import ModelEffects
 from relrank.study.prepare import prepare
 from relrank.study.result import StudyResult
 from relrank.study.result_tables import effects_and_verdicts, leaderboard
+from relrank.study.results_by_arm import ResultsByArm
 from relrank.study.rivals import effects_vs_rival
 from relrank.study.run import run_study
 from relrank.study.subgroup_effects import group_metrics
@@ -51,7 +51,7 @@ def cell(model, seed, ndcg, **of_lists):
 
 
 def found_of(*cells):
-    found = CellResults(cells, "ndcg@5")
+    found = ResultsByArm(cells, "ndcg@5")
     return found, effects_and_verdicts([ModelEffects(found, "m", RELATIONS, 0.01)], RELATIONS, None)[0]
 
 
@@ -75,7 +75,7 @@ def test_versus_takes_the_lists_of_the_rival():
     seen = {("m", ALL): [4.0, 5.0, 6.0], ("m", INTERACTIONS): [3.0, 5.0, 5.0],
             ("rival", ALL): [1.0, 1.0, 4.0], ("rival", INTERACTIONS): [0.0, 0.5, 0.0]}  # fmt: skip
     cells = [(arm, cell(model, 0, [0.1, 0.2, 0.3], **{"novelty@5": v})) for (model, arm), v in seen.items()]
-    found = CellResults(cells, "ndcg@5")
+    found = ResultsByArm(cells, "ndcg@5")
     judges = [ModelEffects(found, model, RELATIONS, 0.01) for model in ("m", "rival")]
     against = effects_vs_rival(found, ["m"], "rival", RELATIONS)
     effects, _ = effects_and_verdicts(judges, RELATIONS, None, against)

@@ -13,12 +13,12 @@ from relrank.evaluation.comparison import compare
 from relrank.report.page import render
 from relrank.report.verdict_summary import answer
 from relrank.study.arms import INTERACTIONS, all_of, all_without, alone, rewired
-from relrank.study.cell_results import CellResults
 from relrank.study.config import read_study
 from relrank.study.metric_effects import contradicting_effects, in_words, metric_effects
 from relrank.study.model_effects import ModelEffects
 from relrank.study.prepare import prepare
 from relrank.study.result_tables import effects_and_verdicts
+from relrank.study.results_by_arm import ResultsByArm
 from relrank.study.run import run_study
 
 RELATIONS = ["a", "b", "c"]
@@ -34,7 +34,7 @@ def cell(arm, ndcg, ndcg_20, recall, mrr, seed=0):
 
 
 def test_differences_of_every_other_metric_by_hand():
-    found = CellResults(
+    found = ResultsByArm(
         [
             cell(all_of(RELATIONS), [0.5, 0.5, 0.5], [0.6, 0.7, 0.8], [1.0, 1.0, 0.0], [0.5, 0.5, 0.25]),
             cell(all_without(RELATIONS, "a"), [0.4, 0.4, 0.4], [0.5, 0.5, 0.8], [1.0, 1.0, 1.0], [0.5, 0.25, 0.25]),

@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 
 from relrank.study.arms import INTERACTIONS, all_of, rewired, with_relations
-from relrank.study.cell_results import CellResults
 from relrank.study.plan import forward_selection, missing_placebo_arms, next_arms, plan_of
+from relrank.study.results_by_arm import ResultsByArm
 
 RELATIONS = ["tags", "text", "era", "lang", "size"]
 WORTH_OF = {"tags": 0.02, "text": 0.05, "era": 0.0, "lang": 0.0, "size": 0.0}
@@ -36,7 +36,7 @@ def worth(relations, of=WORTH_OF):
 
 def found(*sets, of=WORTH_OF):
     arms = [all_of(RELATIONS) if len(names) == len(RELATIONS) else with_relations(names) for names in sets]
-    return CellResults([cell(arm, worth(arm.relations, of), seed) for arm in arms for seed in (0, 1)], "ndcg@10")
+    return ResultsByArm([cell(arm, worth(arm.relations, of), seed) for arm in arms for seed in (0, 1)], "ndcg@10")
 
 
 SINGLE_PROCESS = [(), *((r,) for r in RELATIONS)]
@@ -98,7 +98,7 @@ def test_a_step_that_test_does_not_confirm_is_not_built():
     cells[1][1].valid_metric += 0.01  # validation's luck
     noisy = cells[1][1].evaluation.table.with_columns(pl.col("ndcg@10") + rng.normal(0, 0.05, USERS))
     cells[1][1].evaluation.table = noisy
-    plan = plan_of(CellResults(cells, "ndcg@10"), "m", ["era"], 0.002)
+    plan = plan_of(ResultsByArm(cells, "ndcg@10"), "m", ["era"], 0.002)
     assert [step.relation for step in plan.steps] == ["era"]
     assert not plan.steps[0].confirmed
     assert plan.worth_building == 0
@@ -106,13 +106,13 @@ def test_a_step_that_test_does_not_confirm_is_not_built():
 
 def test_a_step_whose_shuffled_links_bring_as_much_is_not_built():
     cells = [cell(INTERACTIONS, 0.0), cell(with_relations(["era"]), 0.02)]
-    assert plan_of(CellResults(cells, "ndcg@10"), "m", ["era", "lang"], 0.002).worth_building == 1
+    assert plan_of(ResultsByArm(cells, "ndcg@10"), "m", ["era", "lang"], 0.002).worth_building == 1
     (arm,) = missing_placebo_arms(
-        CellResults(cells, "ndcg@10"), plan_of(CellResults(cells, "ndcg@10"), "m", ["era", "lang"], 0.002)
+        ResultsByArm(cells, "ndcg@10"), plan_of(ResultsByArm(cells, "ndcg@10"), "m", ["era", "lang"], 0.002)
     )
     assert (arm.name, arm.relations, arm.rewired) == ("interactions + era, era rewired", ("era",), "era")
     for worth_shuffled, built in ((0.02, 0), (0.0, 1)):
-        there = CellResults([*cells, cell(arm, worth_shuffled)], "ndcg@10")
+        there = ResultsByArm([*cells, cell(arm, worth_shuffled)], "ndcg@10")
         plan = plan_of(there, "m", ["era", "lang"], 0.002)
         assert plan.steps[0].over_placebo.mean == pytest.approx(0.02 - worth_shuffled, abs=1e-4)
         assert plan.worth_building == built
@@ -140,7 +140,7 @@ def test_pitfall_a_wider_search_credited_to_the_relation_that_it_gave_no_weight(
         weighed(with_relations(["text", "era"]), 0.05, "text"),
     ]
     cells += [weighed(all_of(names), 0.075, "text", "tags")]
-    plan = plan_of(CellResults(cells, "ndcg@10"), "m", names, 0.002)
+    plan = plan_of(ResultsByArm(cells, "ndcg@10"), "m", names, 0.002)
     assert [step.relation for step in plan.steps] == ["text", "tags"]
     assert plan.stop_reason == "no further relation is better on validation"
     assert plan.steps[1].adds.mean == pytest.approx(0.025, abs=1e-4)
@@ -149,7 +149,7 @@ def test_pitfall_a_wider_search_credited_to_the_relation_that_it_gave_no_weight(
     assert (plan.worth_building, plan.base) == (2, pytest.approx(0.2, abs=0.002))
     # with a weight for the era the same figures are its own gain
     cells[-1] = weighed(all_of(names), 0.075, *names)
-    plan = plan_of(CellResults(cells, "ndcg@10"), "m", names, 0.002)
+    plan = plan_of(ResultsByArm(cells, "ndcg@10"), "m", names, 0.002)
     assert [step.relation for step in plan.steps] == [*names[1::-1], "era"]
     assert plan.steps[2].adds.mean == pytest.approx(0.015, abs=1e-4)
 
@@ -160,7 +160,7 @@ def test_settled_looks_at_each_split_by_itself_and_at_what_leads_to_a_relation()
     cells = [weighed(arm, 0.02, "tags", seed=s) for s in (0, 1)]
     cells += [weighed(everything, 0.03, "tags", seed=0), weighed(everything, 0.04, "era", seed=1)]
     cells += [weighed(rewired(names, "tags"), 0.09, "tags", seed=s) for s in (0, 1)]
-    there = CellResults(cells, "ndcg@10", hops)
+    there = ResultsByArm(cells, "ndcg@10", hops)
     assert [c.valid_metric - 0.2 for c in there.best_validated_cells("m", arm)] == pytest.approx([0.03, 0.02])
     assert [c.valid_metric - 0.2 for c in there.best_validated_cells("m", everything)] == pytest.approx([0.03, 0.04])
     assert there.best_validated_cells("m", INTERACTIONS) is None

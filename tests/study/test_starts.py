@@ -7,7 +7,7 @@ import pytest
 
 from relrank.evaluation.comparison import compare
 from relrank.study.arms import INTERACTIONS, all_of, all_without
-from relrank.study.cell_results import CellResults
+from relrank.study.results_by_arm import ResultsByArm
 
 RELATIONS = ["a", "b"]
 MEANS = {"interactions": [0.1, 0.2, 0.3], "all": [0.4, 0.4, 0.4], "all without a": [0.3, 0.6, 0.3]}
@@ -33,15 +33,15 @@ WITH_COMMON = 0.01 + 0.01 + 0.01 + 0.04 + 0.01
 
 def test_by_hand():
     """What starts do to all arms alike is in no difference of two; the rest of nine means has four freedoms."""
-    starts = CellResults(cells("m"), "mrr").starts(("m", (1, -1)))
+    starts = ResultsByArm(cells("m"), "mrr").starts(("m", (1, -1)))
     assert starts.variance == pytest.approx(2 * REST / 4 / 3)
     assert starts.degrees_of_freedom == pytest.approx(4)
-    twice = CellResults(cells("m"), "mrr").starts(("m", (1, -1, -2, 2)))
+    twice = ResultsByArm(cells("m"), "mrr").starts(("m", (1, -1, -2, 2)))
     assert twice.variance == pytest.approx(10 * REST / 4 / 3)
 
 
 def test_two_models_add_up():
-    found = CellResults([*cells("m"), *cells("n", arms=ARMS[:1]), *cells("closed", trained=False)], "mrr")
+    found = ResultsByArm([*cells("m"), *cells("n", arms=ARMS[:1]), *cells("closed", trained=False)], "mrr")
     both = found.starts(("m", (1,)), ("n", (-1,)))
     one, other = WITH_COMMON / 6 / 3, 0.02 / 2 / 3
     assert both.variance == pytest.approx(one + other)
@@ -53,14 +53,14 @@ def test_two_models_add_up():
 
 def test_starts_that_move_all_arms_alike_add_nothing():
     alike = [cell for arm in ARMS for cell in cells("m", arms=[INTERACTIONS], named=arm)]
-    assert CellResults(alike, "mrr").starts(("m", (1, -1))).variance == pytest.approx(0)
-    assert CellResults(alike, "mrr").starts(("m", (1,))) is not None
+    assert ResultsByArm(alike, "mrr").starts(("m", (1, -1))).variance == pytest.approx(0)
+    assert ResultsByArm(alike, "mrr").starts(("m", (1,))) is not None
 
 
 def test_splits_say_for_themselves_how_much_they_differ():
     splits = ("one", "two", "three")
-    assert CellResults(cells("m", splits=splits), "mrr").starts(("m", (1, -1))) is None
-    drawn = CellResults(
+    assert ResultsByArm(cells("m", splits=splits), "mrr").starts(("m", (1, -1))) is None
+    drawn = ResultsByArm(
         cells("m", splits=splits), "mrr", draws_test=False
     )  # other validation rows, the same test rows
     assert drawn.starts(("m", (1, -1))) is not None
@@ -68,7 +68,7 @@ def test_splits_say_for_themselves_how_much_they_differ():
 
 def test_effects_of_a_study_know_it():
     """All − interactions: .3, .2 and .1, of which three starts make .02 / 2 / 3, and all arms of the model more."""
-    found = CellResults(cells("m"), "mrr")
+    found = ResultsByArm(cells("m"), "mrr")
     effect = found.effect("m", ARMS[1], ARMS[0])[2]
     tables = found.tables("m", "all"), found.tables("m", "interactions")
     assert compare(*tables, "mrr").error ** 2 == pytest.approx(0.02 / 2 / 3)

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from relrank.evaluation.evaluate import Evaluation
 from relrank.models.core.base import GridParameter
 from relrank.study.arms import INTERACTIONS
-from relrank.study.cell_results import CellResults
 from relrank.study.cell_store import CellResult
 from relrank.study.config import read_study
 from relrank.study.coordinate_search import STRIDE, Trial, coordinate_search, paired_error
 from relrank.study.result_tables import tuning
+from relrank.study.results_by_arm import ResultsByArm
 from relrank.study.tuned_config import write_tuned
 
 
@@ -316,7 +316,7 @@ def test_the_trial_that_was_chosen_is_marked_and_no_other():
     cell = CellResult(
         "ease", "interactions", 0, Evaluation(table, {}), trials, {"l2": 1.0}, 0.3, None, True, {}, {}, chosen_trial=2
     )
-    found = tuning(CellResults([(INTERACTIONS, cell)], "ndcg@10"))
+    found = tuning(ResultsByArm([(INTERACTIONS, cell)], "ndcg@10"))
     assert found["chosen"].to_list() == [False, False, True]
 
 

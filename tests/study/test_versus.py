@@ -8,9 +8,9 @@ import pytest
 
 from relrank.evaluation.comparison import holm
 from relrank.study.arms import INTERACTIONS, all_of, rewired
-from relrank.study.cell_results import CellResults
 from relrank.study.config import read_study
 from relrank.study.prepare import prepare
+from relrank.study.results_by_arm import ResultsByArm
 from relrank.study.rivals import against_strongest, effects_vs_rival
 from relrank.study.run import run_study
 
@@ -34,7 +34,7 @@ def found(values, seeds=1, order=None):
             evaluation = SimpleNamespace(table=rows)
             which = all_of(RELATIONS) if arm == "all" else INTERACTIONS
             cells.append((which, SimpleNamespace(model=model, seed=seed, evaluation=evaluation)))
-    return CellResults(cells, "ndcg@10")
+    return ResultsByArm(cells, "ndcg@10")
 
 
 def values(seed=0):
@@ -112,7 +112,7 @@ def test_every_arm_against_the_strongest_model_without_relations():
     v = values()
     cells = found(v)
     shuffled = SimpleNamespace(model="linear", seed=0, evaluation=SimpleNamespace(table=table(v["linear", "all"])))
-    cells = CellResults(
+    cells = ResultsByArm(
         [*((ALL if arm == "all" else INTERACTIONS, cells.cells(model, arm)[0]) for model, arm in v),
          (rewired(RELATIONS, "a"), shuffled)], "ndcg@10",
     )  # fmt: skip

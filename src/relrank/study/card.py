@@ -11,7 +11,6 @@ from relrank.models import MODELS
 from relrank.parallel.machine import machine
 from relrank.study import arms as arm_of
 from relrank.study.cell import Cell, SplitContext
-from relrank.study.cell_results import CellResults
 from relrank.study.config import StudyConfig, trains_on_relations
 from relrank.study.engines.engine import Engine
 from relrank.study.grid import ineffective_weights, relations_read_by
@@ -19,13 +18,14 @@ from relrank.study.leaks import is_accepted
 from relrank.study.memory_limits import SkippedCell, memory_notices
 from relrank.study.prepare import StudyData
 from relrank.study.result import FORMAT
+from relrank.study.results_by_arm import ResultsByArm
 from relrank.tables.notices import Notice
 from relrank.tables.split import Split
 from relrank.tables.synthetic import TRUTH
 
 
 def card(
-    config: StudyConfig, material: StudyData, results: CellResults, engine: Engine, skipped: list[SkippedCell]
+    config: StudyConfig, material: StudyData, results: ResultsByArm, engine: Engine, skipped: list[SkippedCell]
 ) -> dict[str, Any]:
     """What was studied, as plain JSON."""
     first = material.split_contexts[0]
@@ -131,7 +131,7 @@ def _unread_notices(config: StudyConfig, first: SplitContext) -> list[Notice]:
     return notices
 
 
-def _tuning_notices(results: CellResults) -> list[Notice]:
+def _tuning_notices(results: ResultsByArm) -> list[Notice]:
     """One notice if searches ran out of trials."""
     cut_off = [r for _, cells in results.items() for r in cells if not r.converged]
     if not cut_off:

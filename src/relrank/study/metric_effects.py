@@ -10,8 +10,8 @@ import polars as pl
 from relrank.evaluation.comparison import compare
 from relrank.evaluation.evaluate import LIST_METRICS
 from relrank.graph.relation import NO_TITLES, Titles
-from relrank.study.cell_results import CellResults
 from relrank.study.number_format import interval, signed
+from relrank.study.results_by_arm import ResultsByArm
 
 LIST_SCHEMA = {
     **dict.fromkeys(("model", "relation", "kind", "other", "measure"), pl.String),
@@ -24,7 +24,7 @@ ACCURACY = ("hit", "recall", "precision", "ndcg", "map", "mrr")
 """Metrics of accuracy, by the name before the ``@``."""
 
 
-def list_effects(results: CellResults, effects: pl.DataFrame) -> pl.DataFrame:
+def list_effects(results: ResultsByArm, effects: pl.DataFrame) -> pl.DataFrame:
     """The gain, drop and alone effects and the differences to the rival, for every metric of lists.
 
     Users without a value on one side are left out of a pair; a metric that one of the cells lacks has no row. See
@@ -33,7 +33,7 @@ def list_effects(results: CellResults, effects: pl.DataFrame) -> pl.DataFrame:
     return _differences(results, effects, lambda name: name.partition("@")[0] in LIST_METRICS)
 
 
-def metric_effects(results: CellResults, effects: pl.DataFrame) -> pl.DataFrame:
+def metric_effects(results: ResultsByArm, effects: pl.DataFrame) -> pl.DataFrame:
     """Likewise for all accuracy metrics except the study's own. See ``StudyResult.metric_effects`` for the rows."""
     return _differences(results, effects, lambda name: name.partition("@")[0] in ACCURACY and name != results.metric)
 
@@ -70,7 +70,7 @@ def in_words(row: Mapping[str, Any], metric: str, titles: Titles = NO_TITLES, de
     return f"{name} {verdict[row['verdict']]} with {row['model']}, but {but} {row['measure']}: {figures}"
 
 
-def _differences(results: CellResults, effects: pl.DataFrame, is_wanted: Callable[[str], bool]) -> pl.DataFrame:
+def _differences(results: ResultsByArm, effects: pl.DataFrame, is_wanted: Callable[[str], bool]) -> pl.DataFrame:
     """Paired differences in the wanted metrics, between the arms of the effects."""
     rows: list[dict[str, Any]] = []
     for names, sides in results.compared_tables(effects):

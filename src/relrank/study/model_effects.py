@@ -13,7 +13,7 @@ from relrank.graph.relation import Titles
 from relrank.study import arms as arm_of
 from relrank.study import verdicts as rules
 from relrank.study.arms import Arm, Hops
-from relrank.study.cell_results import CellResults, per_user_differences
+from relrank.study.results_by_arm import ResultsByArm, per_user_differences
 from relrank.study.verdicts import Evidence
 
 KINDS = ("drop", "alone", "placebo")
@@ -67,7 +67,7 @@ class ModelEffects:
         judgements: by judged relation.
     """
 
-    def __init__(self, results: CellResults, model: str, relations: Sequence[str], margin: float) -> None:
+    def __init__(self, results: ResultsByArm, model: str, relations: Sequence[str], margin: float) -> None:
         self.results, self.model, self.relations = results, model, relations
         self.effects: dict[tuple[str, str], NamedEffect] = {}
         for kind in KINDS:

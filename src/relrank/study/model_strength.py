@@ -8,17 +8,17 @@ from typing import Any
 import polars as pl
 
 from relrank.study.arms import INTERACTIONS
-from relrank.study.cell_results import CellResults
 from relrank.study.cell_store import CellResult
 from relrank.study.coordinate_search import MIN_RELATIVE_GAIN, MIN_STANDARD_ERRORS
 from relrank.study.number_format import signed
+from relrank.study.results_by_arm import ResultsByArm
 
 SAME = 1e-6
 """Rounding error of a mean metric."""
 
 
 def model_strengths(
-    results: CellResults, judged: Sequence[str], models: Sequence[str], margin: float = MIN_RELATIVE_GAIN
+    results: ResultsByArm, judged: Sequence[str], models: Sequence[str], margin: float = MIN_RELATIVE_GAIN
 ) -> list[dict[str, Any]]:
     """Compare the interactions-only arms of all models with verdicts, on validation.
 
@@ -55,7 +55,7 @@ def model_strengths(
     return rows
 
 
-def strongest(results: CellResults, models: Sequence[str]) -> str | None:
+def strongest(results: ResultsByArm, models: Sequence[str]) -> str | None:
     """The model that validates best on the interactions alone; None if none has run on them."""
     valid = _valid_metrics(results, models)
     return max(valid, key=lambda m: valid[m]) if valid else None
@@ -104,18 +104,18 @@ def _better(one: float, other: float, margin: float) -> bool:
     return one > other + margin * abs(other)
 
 
-def _valid_metrics(results: CellResults, models: Sequence[str]) -> dict[str, float]:
+def _valid_metrics(results: ResultsByArm, models: Sequence[str]) -> dict[str, float]:
     """Mean validation metrics on the interactions alone, of the models that have run on them."""
     by_seed = {model: _valid_by_seed(results, model) for model in models}
     return {model: sum(valid.values()) / len(valid) for model, valid in by_seed.items() if valid}
 
 
-def _valid_by_seed(results: CellResults, model: str) -> dict[int, float]:
+def _valid_by_seed(results: ResultsByArm, model: str) -> dict[int, float]:
     name = results.arm_name(model, INTERACTIONS)
     return {} if name is None else {cell.seed: cell.valid_metric for cell in results.cells(model, name)}
 
 
-def _best_setting(results: CellResults, model: str, baseline: Mapping[int, float]) -> float | None:
+def _best_setting(results: ResultsByArm, model: str, baseline: Mapping[int, float]) -> float | None:
     """The best trial per seed with all relation weights 0, over all arms of the model; the mean over seeds.
 
     A trial counts if it is better than the interactions arm by more than the standard error of their difference. That

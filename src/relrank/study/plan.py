@@ -2,7 +2,7 @@
 
 Relations are chosen on validation and confirmed on test: every step is an arm of its own, so its effect has an
 interval. An arm is represented by the best setting that uses only its relations, on whatever arm it was found
-(``CellResults.best_validated_cells``).
+(``ResultsByArm.best_validated_cells``).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from relrank.models import MODELS, ClosedForm
 from relrank.study import arms as arm_of
 from relrank.study.arms import Arm
 from relrank.study.cell import Cell
-from relrank.study.cell_results import CellResults
 from relrank.study.coordinate_search import MIN_RELATIVE_GAIN
+from relrank.study.results_by_arm import ResultsByArm
 
 CLOSE = 0.1
 """A relation is an alternative if its gain on validation is lower than the chosen one's by at most this share."""
@@ -90,7 +90,7 @@ def searches_paths(cell: Cell) -> bool:
     return issubclass(MODELS[cell.model.kind], ClosedForm) and cell.trials > 1
 
 
-def next_arms(results: CellResults, model: str, relations: Sequence[str], so_far: Sequence[str]) -> list[Arm]:
+def next_arms(results: ResultsByArm, model: str, relations: Sequence[str], so_far: Sequence[str]) -> list[Arm]:
     """The arms of the next step that have not run; none for all relations or all but one, which always run."""
     if not so_far or len(so_far) + 1 >= len(relations) - 1:
         return []
@@ -99,7 +99,7 @@ def next_arms(results: CellResults, model: str, relations: Sequence[str], so_far
 
 
 def forward_selection(
-    results: CellResults, model: str, relations: Sequence[str]
+    results: ResultsByArm, model: str, relations: Sequence[str]
 ) -> tuple[list[list[tuple[float, str]]], str]:
     """Forward selection on validation, as far as its arms have run.
 
@@ -129,7 +129,7 @@ def forward_selection(
     return steps, "every relation is in it"
 
 
-def plan_of(results: CellResults, model: str, relations: Sequence[str], margin: float) -> Plan:
+def plan_of(results: ResultsByArm, model: str, relations: Sequence[str], margin: float) -> Plan:
     """The path of a model with the effects of every step on test."""
     steps, stop_reason = forward_selection(results, model, relations)
     everything = arm_of.all_of(relations)
@@ -165,7 +165,7 @@ def plan_of(results: CellResults, model: str, relations: Sequence[str], margin: 
     return Plan(model, tuple(made), sufficient, margin, stop_reason, base)
 
 
-def missing_placebo_arms(results: CellResults, plan: Plan) -> list[Arm]:
+def missing_placebo_arms(results: ResultsByArm, plan: Plan) -> list[Arm]:
     """Placebo arms, which have not run, of the steps that are worth building: the step's relation is shuffled."""
     names = [step.relation for step in plan.steps]
     placebos = [
@@ -175,7 +175,7 @@ def missing_placebo_arms(results: CellResults, plan: Plan) -> list[Arm]:
     return [arm for arm in placebos if results.arm_name(plan.model, arm) is None]
 
 
-def plan_card(plan: Plan, results: CellResults, graph: Graph) -> dict[str, Any]:
+def plan_card(plan: Plan, results: ResultsByArm, graph: Graph) -> dict[str, Any]:
     """The plan as plain JSON (see ``StudyResult.card``), with cost, links and nodes of every step."""
     steps = []
     for step in plan.steps:
@@ -211,18 +211,18 @@ def plan_card(plan: Plan, results: CellResults, graph: Graph) -> dict[str, Any]:
     }
 
 
-def _valid(results: CellResults, model: str, relations: Sequence[str]) -> float | None:
+def _valid(results: ResultsByArm, model: str, relations: Sequence[str]) -> float | None:
     """Mean validation metric of an arm with these relations, over splits; None if it has not run."""
     cells = results.best_validated_cells(model, arm_of.with_relations(relations, results.hops))
     return None if cells is None else sum(cell.valid_metric for cell in cells) / len(cells)
 
 
-def _tables(results: CellResults, model: str, arm: Arm) -> list[pl.DataFrame] | None:
+def _tables(results: ResultsByArm, model: str, arm: Arm) -> list[pl.DataFrame] | None:
     cells = results.best_validated_cells(model, arm)
     return None if cells is None else [cell.evaluation.table for cell in cells]
 
 
-def _effect(results: CellResults, model: str, a: Arm, b: Arm) -> Effect | None:
+def _effect(results: ResultsByArm, model: str, a: Arm, b: Arm) -> Effect | None:
     """The paired effect a − b, each at its best setting on validation; None if one has not run."""
     tables_a, tables_b = _tables(results, model, a), _tables(results, model, b)
     if tables_a is None or tables_b is None:

@@ -13,8 +13,8 @@ from relrank.evaluation.comparison import mean_interval
 from relrank.graph.histories import LENGTH_GROUPS
 from relrank.graph.relation import Titles
 from relrank.study import verdicts as rules
-from relrank.study.cell_results import CellResults
 from relrank.study.model_effects import EFFECT_SCHEMA, VERDICT_SCHEMA, ModelEffects
+from relrank.study.results_by_arm import ResultsByArm
 
 CURVE_SCHEMA = {
     "model": pl.String,
@@ -45,7 +45,7 @@ NOTE_SCHEMA = {
 }
 
 
-def leaderboard(results: CellResults) -> pl.DataFrame:
+def leaderboard(results: ResultsByArm) -> pl.DataFrame:
     """One row per (model, arm), best first; means over seeds, the study's metric with its interval.
 
     A metric that one of the seeds lacks is null: cells stored by earlier versions may have fewer metrics.
@@ -112,7 +112,7 @@ def effects_and_verdicts(
     return pl.DataFrame(effects, schema=EFFECT_SCHEMA), pl.DataFrame(verdicts, schema=VERDICT_SCHEMA)
 
 
-def curves(results: CellResults) -> pl.DataFrame:
+def curves(results: ResultsByArm) -> pl.DataFrame:
     """Learning curves of the trained models."""
     parts = [
         cell.history.select(
@@ -130,7 +130,7 @@ def curves(results: CellResults) -> pl.DataFrame:
     return pl.concat(parts) if parts else pl.DataFrame(schema=CURVE_SCHEMA)
 
 
-def tuning(results: CellResults) -> pl.DataFrame:
+def tuning(results: ResultsByArm) -> pl.DataFrame:
     """Every trial of every cell."""
     rows = []
     for (model, arm), cells in results.items():
@@ -142,7 +142,7 @@ def tuning(results: CellResults) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=TUNING_SCHEMA, orient="row")
 
 
-def notes(results: CellResults) -> pl.DataFrame:
+def notes(results: ResultsByArm) -> pl.DataFrame:
     """Learned values of the fitted models (``run_cell.LEARNED_VALUES``), one row per figure."""
     rows = []
     for (model, arm), cells in results.items():

@@ -9,12 +9,12 @@ import polars as pl
 
 from relrank.evaluation.comparison import compare, holm
 from relrank.study import arms as arm_of
-from relrank.study.cell_results import CellResults, per_user_differences
 from relrank.study.model_effects import NamedEffect, effect_row
+from relrank.study.results_by_arm import ResultsByArm, per_user_differences
 
 
 def effects_vs_rival(
-    results: CellResults,
+    results: ResultsByArm,
     models: Sequence[str],
     rival: str,
     relations: Sequence[str],
@@ -52,7 +52,7 @@ def effects_vs_rival(
     return rows
 
 
-def against_strongest(results: CellResults, models: Sequence[str], strongest: str | None) -> list[dict[str, Any]]:
+def against_strongest(results: ResultsByArm, models: Sequence[str], strongest: str | None) -> list[dict[str, Any]]:
     """Every arm of the models, except placebos, minus the strongest model on the interactions alone.
 
     A gain over a model's own interactions arm need not be one over the best model without relations.
@@ -77,7 +77,7 @@ def against_strongest(results: CellResults, models: Sequence[str], strongest: st
     return rows
 
 
-def _sides(results: CellResults, model: str, relations: Sequence[str]) -> list[tuple[str, list[pl.DataFrame]]]:
+def _sides(results: ResultsByArm, model: str, relations: Sequence[str]) -> list[tuple[str, list[pl.DataFrame]]]:
     """Name and per-user tables of a model's arms with all relations and with none, as far as they have run."""
     names = dict.fromkeys(results.arm_name(model, arm) for arm in (arm_of.all_of(relations), arm_of.INTERACTIONS))
     return [(name, results.tables(model, name)) for name in names if name is not None]

@@ -12,7 +12,6 @@ from relrank.study.arms import Arm
 from relrank.study.callbacks import NullCallback, StudyCallback
 from relrank.study.card import card
 from relrank.study.cell import Cell
-from relrank.study.cell_results import CellResults
 from relrank.study.cell_store import CellResult, cell_exists, load_cell
 from relrank.study.config import StudyConfig, check_accepted
 from relrank.study.engines.engine import Engine, SequentialEngine
@@ -27,6 +26,7 @@ from relrank.study.model_strength import add_strength_caveats, model_strengths, 
 from relrank.study.plan import plan_card, plan_of
 from relrank.study.prepare import StudyData
 from relrank.study.result import StudyResult, with_titles
+from relrank.study.results_by_arm import ResultsByArm
 from relrank.study.rivals import against_strongest, effects_vs_rival
 from relrank.study.schedule import Batch, Done, plan_subject, run_batches
 from relrank.study.subgroup_effects import group_effects, group_metrics, subgroup_differences
@@ -99,7 +99,7 @@ def _assemble_result(
     study, first = config.study, material.split_contexts[0]
     relations, relational = list(config.relations), relational_models(config)
     used_relations = {m.name: relations_read_by(m, config, first) for m in config.models}
-    results = CellResults(done, study.metric, hops(first.graph), config.titles, config.protocol.draws_test)
+    results = ResultsByArm(done, study.metric, hops(first.graph), config.titles, config.protocol.draws_test)
     effects_of = [ModelEffects(results, m.name, used_relations[m.name], study.margin) for m in relational]
     names, reading = [m.name for m in config.models], [m.name for m in relational if used_relations[m.name]]
     other_effects = []

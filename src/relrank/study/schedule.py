@@ -9,7 +9,6 @@ from relrank.graph.relation_chains import hops
 from relrank.study import arms as arm_of
 from relrank.study.arms import Arm
 from relrank.study.cell import Cell
-from relrank.study.cell_results import CellResults
 from relrank.study.cell_store import CellResult
 from relrank.study.config import ARM_KINDS, StudyConfig
 from relrank.study.grid import grid, relational_models, relations_read_by
@@ -17,6 +16,7 @@ from relrank.study.model_effects import ModelEffects
 from relrank.study.model_strength import model_strengths
 from relrank.study.plan import forward_selection, missing_placebo_arms, next_arms, plan_of, searches_paths
 from relrank.study.prepare import StudyData
+from relrank.study.results_by_arm import ResultsByArm
 from relrank.study.warm_starts import with_prerequisites
 
 Batch = list[Cell]
@@ -126,9 +126,9 @@ class _Schedule:
         unique = {(c.model.name, c.arm.name, c.split_context.seed): c for c in cells}
         return [c for c in unique.values() if results.arm_name(c.model.name, c.arm) is None]
 
-    def _results(self) -> CellResults:
+    def _results(self) -> ResultsByArm:
         config = self._config
-        return CellResults(self._done, config.study.metric, self._hops, draws_test=config.protocol.draws_test)
+        return ResultsByArm(self._done, config.study.metric, self._hops, draws_test=config.protocol.draws_test)
 
 
 def _runs_after_path(cell: Cell) -> bool:

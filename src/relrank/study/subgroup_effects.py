@@ -13,9 +13,9 @@ from scipy.special import stdtr
 from relrank.evaluation.comparison import compare, holm
 from relrank.evaluation.evaluate import HISTORY_LENGTH, ITEM_POPULARITY, group_labels
 from relrank.kernels.csr import Float64
-from relrank.study.cell_results import CellResults
 from relrank.study.model_effects import ModelEffects
 from relrank.study.number_format import signed
+from relrank.study.results_by_arm import ResultsByArm
 from relrank.study.verdicts import ALPHA
 
 ALL_USERS = "all users"
@@ -37,7 +37,7 @@ METRIC_SCHEMA = {
 """Columns before the metrics, which depend on the study's cutoffs."""
 
 
-def group_effects(results: CellResults, effects: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
+def group_effects(results: ResultsByArm, effects: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
     """The gain, drop and alone effects and the differences to the rival, within every group of users.
 
     ``columns`` are group columns in addition to history length and item popularity. See ``StudyResult.groups`` for
@@ -55,7 +55,7 @@ def group_effects(results: CellResults, effects: pl.DataFrame, columns: Sequence
     return pl.DataFrame(rows, schema=GROUP_SCHEMA)
 
 
-def group_metrics(results: CellResults, columns: Sequence[str]) -> pl.DataFrame:
+def group_metrics(results: ResultsByArm, columns: Sequence[str]) -> pl.DataFrame:
     """Every per-user metric within every group of users and over all of them; placebo arms are left out.
 
     Means are over all users and seeds of a group at once, as for effects, so that the difference between the means of

@@ -17,7 +17,7 @@ from relrank.study.cell_store import CellResult
 from relrank.study.number_format import decimals_of
 
 
-class CellResults:
+class ResultsByArm:
     """The finished cells of a study by model, arm and seed.
 
     Args:
