@@ -386,7 +386,7 @@ def test_every_arm_keeps_the_features() -> None:
     graph = build(kind="number", column="year")
     for arm in (graph.only(), graph.without("wrote"), graph.rewired("wrote", seed=0)):
         assert arm.features["f"] is graph.features["f"]
-    assert "f: 1 features of book, known of 50.0%" in repr(graph)
+    assert "f: 1 features of book, known for 50.0%" in repr(graph)
 
 
 def test_hash_changes_with_any_value() -> None:

@@ -564,7 +564,7 @@ def test_a_changed_run_is_taken_over_and_a_broken_one_is_not(tmp_path):
     watcher.reload_changed()
     assert served()[0] == expected[1]
     save(old, folder)
-    watcher.reload_changed(every=True)
+    watcher.reload_changed(reload_all=True)
     assert served() == (expected[0], [])
 
 

@@ -168,7 +168,7 @@ def test_features_stand_on_the_card_and_are_kept_with_the_run(shop: Path, tmp_pa
     ]
     console = Console(record=True, width=200)
     print_result(console, result, "the answer")
-    assert "features: price (number of product, known of 90%), fame (bins" in console.export_text()
+    assert "features: price (number of product, known for 90%), fame (bins" in console.export_text()
     shop.write_text(STUDY + HYBRID)
     cell = grid(read_study(shop), material)[2]
     run = fit_run([cell], material.tables, tmp_path / "run", lambda _: None)

@@ -98,7 +98,7 @@ def test_a_model_that_does_not_fit_is_left_out_and_the_study_goes_on(study_file,
     print_result(console, result, "the answer")
     assert said in shown.getvalue()
     page = write_report(result, out / "report.html").read_text()
-    assert "Left out for want of memory:" in page
+    assert "Left out for lack of memory:" in page
     assert "did not fit into memory" in page
 
     # with room, the same command runs what was left out, and nothing else

@@ -143,7 +143,7 @@ def test_a_process_that_cannot_unpack_says_so(study, tmp_path):
         mock.patch(
             "relrank.study.engines.process_engine.pack", return_value={"rows.safetensors": b"", "split.json": b"{}"}
         ),
-        pytest.raises(InputError, match="not a whole graph bundle"),
+        pytest.raises(InputError, match="incomplete graph bundle"),
         ProcessEngine(1) as engine,
     ):
         run_study(config, material, tmp_path, engine=engine)

@@ -153,7 +153,7 @@ def test_another_relrank_on_a_worker_is_refused(cluster, study, tmp_path):
     with (
         RayEngine(cluster.address) as engine,
         mock.patch("relrank.__version__", "9.9"),
-        pytest.raises(InputError, match=r"another relrank on a worker(.|\n)*9\.9, as here"),
+        pytest.raises(InputError, match=r"another relrank on a worker(.|\n)*9\.9, as in this process"),
     ):
         run_study(config, material, tmp_path, engine=engine)
 

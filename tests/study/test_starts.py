@@ -71,6 +71,6 @@ def test_effects_of_a_study_know_it():
     found = ResultsByArm(cells("m"), "mrr")
     effect = found.effect("m", ARMS[1], ARMS[0])[2]
     tables = found.tables("m", "all"), found.tables("m", "interactions")
-    assert compare(*tables, "mrr").error ** 2 == pytest.approx(0.02 / 2 / 3)
+    assert compare(*tables, "mrr").standard_error ** 2 == pytest.approx(0.02 / 2 / 3)
     assert effect.standard_error**2 == pytest.approx(2 * REST / 4 / 3)
     assert effect.mean == pytest.approx(0.2)

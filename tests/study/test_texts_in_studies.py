@@ -93,7 +93,7 @@ def test_a_study_runs_and_says_what_texts_there_are(shop: Path, tmp_path: Path) 
     assert [(n["message"], n["count"]) for n in missing] == [("product nodes without an edge, of 10", 1)]
     console = Console(record=True, width=200)
     print_result(console, result, "the answer")
-    assert "has_blurb (texts of blurb, known of 100%)" in console.export_text()
+    assert "has_blurb (texts of blurb, known for 100%)" in console.export_text()
 
 
 def test_texts_nobody_reads_are_a_notice_and_cost_no_new_fit(shop: Path, tmp_path: Path) -> None:

@@ -207,7 +207,7 @@ class Graph:
             for r in (self.interactions, *self.relations.values())
         )
         features = "".join(
-            f"\n  {titles.get(f.name, f.name)}: {f.dims:,} features of {f.node}, known of {f.known.mean():.1%}"
+            f"\n  {titles.get(f.name, f.name)}: {f.dims:,} features of {f.node}, known for {f.known.mean():.1%}"
             for f in self.features.values()
         )
         return f"Graph{nodes}{edges}{features}"
