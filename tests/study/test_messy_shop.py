@@ -66,7 +66,9 @@ def test_with_times_the_plan_is_brand_and_tags_and_colour_is_nothing(shop, monke
 
     # the same on terminal and page, and that one cut in time speaks of itself alone
     page = unescape((shop / "timed" / "report.html").read_text())
-    interval_caveat = 'Intervals hold users only: with split = "temporal" every seed has the same test rows.'
+    interval_caveat = (
+        'Confidence intervals cover users only: with split = "temporal" all seeds have the same test rows.'
+    )
     for shown in (" ".join(out.split()), " ".join(page.split())):
         assert sentence in shown
         assert interval_caveat in shown

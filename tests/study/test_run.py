@@ -205,7 +205,7 @@ def test_one_start_of_a_trained_model_is_said(tmp_path, split):
     models = '[[models]]\nname = "relational-lightgcn"\n[study]\nseeds = [0]\n'
     (tmp_path / "s.toml").write_text(f'{DEFAULTS}split = "{split}"\n{relation}{models}')
     said = interval_caveat(read_study(tmp_path / "s.toml"))
-    assert said.startswith("Intervals hold users only, not what another start of training would change: ")
+    assert said.startswith("Confidence intervals cover users only, not restarts of training: ")
 
 
 def test_an_empty_list_of_seeds_is_refused_and_a_wrong_protocol_is_said_by_itself(tmp_path):
@@ -222,9 +222,17 @@ def test_an_empty_list_of_seeds_is_refused_and_a_wrong_protocol_is_said_by_itsel
     ("split", "seeds", "said"),
     [
         ("random-leave-one-out", [0, 1], None),
-        ("random-leave-one-out", [0], "Intervals hold users only: one split says nothing of others"),
-        ("last-leave-one-out", [0], 'Intervals hold users only: with split = "last-leave-one-out" every seed has'),
-        ("last-leave-one-out", [0, 1], "Intervals hold users and the models' start, no splits: with split = "),
+        ("random-leave-one-out", [0], "Confidence intervals cover users only: variation between splits"),
+        (
+            "last-leave-one-out",
+            [0],
+            'Confidence intervals cover users only: with split = "last-leave-one-out" all seeds',
+        ),
+        (
+            "last-leave-one-out",
+            [0, 1],
+            "Confidence intervals cover users and restarts of training, not splits: with split = ",
+        ),
     ],
 )
 def test_what_an_interval_holds_is_said_on_terminal_and_page(tmp_path, split, seeds, said):
@@ -244,7 +252,7 @@ def test_what_an_interval_holds_is_said_on_terminal_and_page(tmp_path, split, se
     printed, page = console.file.getvalue(), unescape(write_report(result, tmp_path / "page.html").read_text())
     assert (result.card["interval_caveat"] or "").startswith(said or "")
     for shown in (printed, page):
-        assert ("Intervals hold" in shown) == (said is not None)
+        assert ("intervals cover" in shown) == (said is not None)
         assert said is None or said in shown
     assert ("intervals over users and splits" in " ".join(printed.split())) == (said is None)
     assert ("splits." in " ".join(result.verdicts["sentence"])) == (said is None)
@@ -568,3 +576,12 @@ def test_an_engine_makes_room_where_split_or_kind_of_model_change(study_file, mo
     for cell, last in ((first, None), (same, first), (other_model, first), (other_split, first)):
         clear_unshared_cache(cell, last)
     assert released == [first, first]
+
+
+def test_a_release_that_changes_no_result_leaves_the_keys_of_cells(study_file, monkeypatch):
+    config = read_study(study_file)
+    keys = [cell.key() for cell in grid(config, prepare(config, study_file.parent))]
+    monkeypatch.setattr("relrank.__version__", "9.9")
+    assert [cell.key() for cell in grid(config, prepare(config, study_file.parent))] == keys
+    monkeypatch.setattr("relrank.study.cell.RESULTS_VERSION", "9.9")
+    assert not {cell.key() for cell in grid(config, prepare(config, study_file.parent))} & set(keys)

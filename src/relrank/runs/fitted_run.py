@@ -377,7 +377,7 @@ def load_run(folder: Path | str) -> FittedRun:
         raise InputError(
             "run of another version",
             where=str(folder),
-            expected=f"{FORMAT} of a known model: fit it again",
+            expected=f"{FORMAT} of a known model: fit it again, or run its study again",
             found=f"{note.get('format')} of {note.get('model')}",
         )
     with consistent(folder, REPAIR_HINT):

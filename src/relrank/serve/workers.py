@@ -134,8 +134,6 @@ def stop_accepting(listener: socket.socket) -> None:
 
 def _run_worker(options: Options, listener: socket.socket, ready: Any, shut: Any, first: bool) -> None:
     """A worker process; the first one reports the runs for all."""
-    from relrank.serve.draining_server import run_process
-
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
     threading.Thread(target=_end_with_parent, args=(options.grace,), name="relrank-parent", daemon=True).start()
 
@@ -149,6 +147,8 @@ def _run_worker(options: Options, listener: socket.socket, ready: Any, shut: Any
             stop_accepting(listener)
 
     try:
+        from relrank.serve.draining_server import run_process
+
         run_process(options, listener, _print if first else lambda _: None, set_ready, wait_until_shut)
     except (InputError, OSError) as error:
         log.error("%s", terminal_safe(error, lines=True))

@@ -146,12 +146,12 @@ def interval_caveat(config: StudyConfig) -> str | None:
     """A sentence where the intervals do not include the variance between splits; else None."""
     seeds, protocol = config.study.seeds, config.protocol
     trains = trains_on_relations(config.models)
-    hold = "users only, not what another start of training would change" if trains else "users only"
+    covers = "users only, not restarts of training" if trains else "users only"
     if protocol.draws_test:
-        alone = f"Intervals hold {hold}: one split says nothing of others, which more [study] seeds would draw."
+        alone = f"Confidence intervals cover {covers}: variation between splits needs more than one of [study] seeds."
         return alone if len(seeds) == 1 else None
-    hold = hold if len(seeds) == 1 else "users and the models' start, no splits"
-    return f'Intervals hold {hold}: with split = "{protocol.split}" every seed has the same test rows.'
+    covers = covers if len(seeds) == 1 else "users and restarts of training, not splits"
+    return f'Confidence intervals cover {covers}: with split = "{protocol.split}" all seeds have the same test rows.'
 
 
 def relation_card(graph: Graph, name: str, config: StudyConfig) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from typing import Any
 
 import polars as pl
 
-import relrank
 from relrank.errors import InputError, did_you_mean, one_of
 from relrank.evaluation.metrics import METRICS_VERSION
 from relrank.graph.construction.relation_config import InteractionWeights
@@ -29,6 +28,8 @@ from relrank.training import TrainConfig
 StatusCallback = Callable[[str], None]
 
 FORMAT = "relrank-cell-2"
+RESULTS_VERSION = "0.2.0"
+"""The release since which results are what they are; raised only when they change, so that cells are run again."""
 """Version of the stored format; a new version gives every cell a new key, so that it runs again."""
 
 
@@ -195,7 +196,7 @@ class Cell:
         features = {n: f.sha256()[:16] for n, f in self.split_context.graph.features.items() if self.uses_features}
         weights = self.split_context.interactions.model_dump()
         return {
-            "relrank": relrank.__version__,
+            "relrank": RESULTS_VERSION,
             "format": FORMAT,
             "split": self.split_context.split.fingerprint,
             **({"unseen": self._unseen} if self.split_context.split.unseen else {}),

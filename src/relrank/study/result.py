@@ -164,7 +164,7 @@ class StudyResult:
                 "study of another version",
                 where=str(folder),
                 expected=f"{FORMAT}, so run the study again: finished cells are kept",
-                found=str(card.get("format")),
+                found=str(card.get("format", "one of 0.2 or earlier")),
             )
         return cls(card=card, **tables)
 
