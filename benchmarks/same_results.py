@@ -54,7 +54,9 @@ def compare(before: Path, after: Path) -> list[str]:
             differing.append(f"{key}: users differ")
     for name in TABLES:
         pair = [folder / f"{name}.parquet" for folder in (before, after)]
-        if not pair[0].is_file() and not pair[1].is_file():
+        if not all(path.is_file() for path in pair):
+            if any(path.is_file() for path in pair):
+                differing.append(f"{name}.parquet: only in one of both")
             continue
         tables = [pl.read_parquet(path).select(~pl.selectors.by_name(*TIMES, require_all=False)) for path in pair]
         if not same(*tables):
