@@ -1,19 +1,16 @@
 """The measure of faithfulness tells reasons from random paths, and a model without reasons from one with some."""
 
 import numpy as np
-import polars as pl
 import pytest
+from small_graphs import tagged
 
 from faithfulness import RandomPaths, faithfulness
 from relrank.errors import InputError
 from relrank.explanation.item_paths import INTERACTIONS, ItemPath, ItemPaths
 from relrank.explanation.low_rank_update import LowRankUpdate
 from relrank.graph.edge_removal import EdgeRemoval
-from relrank.graph.graph import Graph
-from relrank.graph.relation import Relation
 from relrank.models.closed_form.baselines import Popularity
 from relrank.models.closed_form.relational_ease import RelationalEASE, RelationalEASEConfig
-from relrank.tables.ids import IdMap
 from relrank.testing import planted_graph
 
 
@@ -42,26 +39,6 @@ def test_a_model_that_reads_no_history_has_no_reasons(graph):
     assert (found.strict, found.ties, found.unexplained, found.drop) == (0, 0, 1, 0)
     with pytest.raises(InputError, match="nothing to explain"):
         faithfulness(Popularity(graph).solve(), graph, np.arange(4), 0, seed=0)
-
-
-def tagged():
-    """Items 0 and 1 share tags 0 and 1 and two users; 0 – 1, 0 – 2, 1 – 2 are similar; item 3 has nothing."""
-    nodes = {name: IdMap(name, pl.Series(range(n))) for name, n in (("user", 4), ("item", 4), ("tag", 3))}
-    return Graph(
-        "user",
-        "item",
-        nodes,
-        Relation.of("chose", "user", "item", np.array([0, 0, 1, 1, 2, 3]), np.array([0, 1, 0, 1, 0, 3])),
-        {
-            "has_tag": Relation.of(
-                "has_tag", "item", "tag", np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]), np.array([3.0, 4, 1, 1])
-            ),
-            "similar": Relation.of(
-                "similar", "item", "item", np.array([0, 0, 1]), np.array([1, 2, 2]), np.array([0.5, 0.5, 0.5])
-            ),
-        },
-        "f",
-    )
 
 
 def test_random_paths_are_there_as_long_as_the_named_one_and_not_the_named_one():

@@ -4,12 +4,12 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from small_graphs import tagged
 
 from relrank.explanation.item_paths import INTERACTIONS, ItemPath, ItemPaths
 from relrank.explanation.local_update import LocalUpdate
 from relrank.explanation.low_rank_update import LowRankUpdate
 from relrank.graph.edge_removal import EdgeRemoval
-from relrank.graph.graph import Graph
 from relrank.graph.relation import Relation
 from relrank.models.closed_form.flat_filter import FlatFilter, FlatFilterConfig
 from relrank.models.closed_form.relational_ease import RelationalEASE, RelationalEASEConfig
@@ -21,23 +21,7 @@ from relrank.tables.ids import IdMap
 
 @pytest.fixture
 def graph():
-    """Items 0 and 1 share tags 0 and 1 and two users; 0 – 1, 0 – 2, 1 – 2 are similar; item 3 has nothing."""
-    nodes = {name: IdMap(name, pl.Series(range(n))) for name, n in (("user", 4), ("item", 4), ("tag", 3))}
-    return Graph(
-        "user",
-        "item",
-        nodes,
-        Relation.of("chose", "user", "item", np.array([0, 0, 1, 1, 2, 3]), np.array([0, 1, 0, 1, 0, 3])),
-        {
-            "has_tag": Relation.of(
-                "has_tag", "item", "tag", np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]), np.array([3.0, 4, 1, 1])
-            ),
-            "similar": Relation.of(
-                "similar", "item", "item", np.array([0, 0, 1]), np.array([1, 2, 2]), np.array([0.5, 0.5, 0.5])
-            ),
-        },
-        "f",
-    )
+    return tagged()
 
 
 TERMS = {
