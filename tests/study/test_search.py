@@ -14,6 +14,7 @@ from torch import nn
 
 from relrank.errors import InputError
 from relrank.models import MODELS, Trained
+from relrank.models.core.base import GridParameter
 from relrank.models.core.search_dimensions import Choice, Range
 from relrank.study import cell_store, fit_cell, optuna_search, optuna_storage, search_space, tune_cell
 from relrank.study.cell import Cell
@@ -22,6 +23,7 @@ from relrank.study.grid import grid
 from relrank.study.optuna_search import cells_to_search, search_study
 from relrank.study.prepare import prepare
 from relrank.study.run import run_study
+from relrank.study.search_space import Axis
 from relrank.study.tuned_config import write_tuned
 from relrank.study.warm_starts import with_prerequisites
 
@@ -451,3 +453,25 @@ def test_a_full_disk_is_not_called_a_damaged_database(tmp_path):
     ):
         with pytest.raises(InputError, match=what), optuna_storage.storage_errors(tmp_path / "tuning.db"):
             raise error
+
+
+@pytest.mark.parametrize(
+    ("axis", "text"),
+    [
+        (
+            Axis(GridParameter("l2", (1.0, 2.0), 1.0), 2.0),
+            "_Axis(of=Knob(name='l2', ladder=(1.0, 2.0), start=1.0, group=None, strides=True), default=2.0)",
+        ),
+        (
+            Axis(Range("alpha", 0.1, 0.9), 0.5),
+            "_Axis(of=Range(name='alpha', low=0.1, high=0.9, log=False, step=None, when=None), default=0.5)",
+        ),
+        (
+            Axis(Choice("loss", ("a", "b")), "a"),
+            "_Axis(of=Choice(name='loss', values=('a', 'b'), when=None), default='a')",
+        ),
+    ],
+)
+def test_stored_searches_are_found_by_the_text_of_format_2(axis, text):
+    """The text is hashed into the name of a stored search: another one would hide its trials."""
+    assert axis.identity == text
