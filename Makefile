@@ -11,7 +11,7 @@ NETWORKS := mf,relational-lightgcn,xsimgcl,graphsage,graphsage-features,hybrid,r
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -c constraints.txt torch
-	$(BIN)/pip install --quiet -c constraints.txt --editable '.[text,tune,serve,ann,onnx,mlflow,ray,pyg]' $(shell sed -n '/^dev = \[/,/^\]/s/^ *"\(.*\)",/"\1"/p' pyproject.toml)
+	$(BIN)/pip install --quiet -c constraints.txt --editable '.[text,tune,serve,ann,onnx,mlflow,plot,pyg,ray,sql]' $(shell sed -n '/^dev = \[/,/^\]/s/^ *"\(.*\)",/"\1"/p' pyproject.toml)
 	touch $(READY)
 
 demo: $(READY)  ## two studies: a planted database whose truth is known, and MovieLens 100K
