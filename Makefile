@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 NETWORKS := mf,relational-lightgcn,xsimgcl,graphsage,graphsage-features,hybrid,rgcn,gatv2,hgt,path-fusion
 
-.PHONY: demo test test-fast test-all check bench bench-models leaderboards clean
+.PHONY: demo test test-fast test-all check docs bench bench-models leaderboards clean
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -42,6 +42,9 @@ check: $(READY)  ## style, types, floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(READY)  ## the documentation site, into site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
+
 bench: $(READY)  ## docs/performance.md: what a user waits for, beside its peers (forty minutes); real data need RELRANK_DATA
 	$(BIN)/python benchmarks/speed/run.py
 
@@ -67,4 +70,4 @@ leaderboards: $(READY)  ## every family of models, searched alike, on three seed
 	$(BIN)/relrank study runs/goodbooks-models/tuned.toml
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache

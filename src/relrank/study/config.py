@@ -134,16 +134,16 @@ class StudyConfig(ConfigSection):
     """A study file.
 
     Attributes:
-        name: of the study and, by default, of its folder under ``runs/``; letters, digits, ``_ - .``, no dot first.
+        name: name of the study and, by default, of its folder under ``runs/``; letters, digits, ``_ - .``, no dot first.
         title: heading of the report.
         description: a sentence or two under it.
         data: tables.
         protocol: filters and split.
         interactions: weights of training rows.
-        relations: that are judged, by name.
-        features: of nodes, by name; the same in every arm.
+        relations: relations that are judged, by name.
+        features: features of nodes, by name; the same in every arm.
         study: how arms are compared.
-        models: by default random, popularity, item-kNN, EASE and sparse EASE.
+        models: models that are compared; by default random, popularity, item-kNN, EASE and sparse EASE.
     """
 
     name: str = Field(pattern=r"^[\w-][\w.-]*$")

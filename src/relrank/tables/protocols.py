@@ -60,7 +60,12 @@ _BLOCK = 1 << 22
 
 
 class Core(ConfigSection):
-    """Minimum rows of a user and of an item; minimum different items and users if repeats are kept."""
+    """Minimum rows of a user and of an item; minimum different items and users if repeats are kept.
+
+    Attributes:
+        user: minimum rows of a user.
+        item: minimum rows of an item.
+    """
 
     user: int = Field(0, ge=0)
     item: int = Field(0, ge=0)

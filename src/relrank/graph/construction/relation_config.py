@@ -79,6 +79,7 @@ class Attribute(Titled, MultiValued):
     node: str
     """Node type whose table has the column."""
     column: str
+    """Name of the column."""
     target: Name | None = None
     """Node type of the values; the column's name by default. Relations that name the same type share its nodes."""
     missing: Literal["drop", "node"] = "drop"
@@ -91,6 +92,7 @@ class Binning(ConfigSection):
     node: str
     """Node type whose table has the column."""
     column: str
+    """Name of the column."""
     edges: tuple[FiniteFloat, ...] | None = Field(default=None, min_length=1)
     """Inner edges, ascending; each belongs to the bin below it."""
     quantiles: Annotated[int, Field(ge=2, le=10_000)] | None = None
@@ -263,6 +265,7 @@ class NumberFeature(ConfigSection):
     node: str
     """Node type whose table has the column."""
     column: str
+    """Name of the column."""
     log: bool = False
     """Apply ln(1 + x) first; values must not be negative."""
 
@@ -280,6 +283,7 @@ class CategoryFeature(Categories):
     node: str
     """Node type whose table has the column."""
     column: str
+    """Name of the column."""
     min_count: Count = 1
     """Nodes that a value must have; rarer values are treated as missing."""
 
@@ -291,6 +295,7 @@ class MultiHotFeature(MultiValued):
     node: str
     """Node type whose table has the column."""
     column: str
+    """Name of the column."""
     min_count: Count = 1
     """Nodes that a value must have; rarer values are dropped, and nodes with no other value count as missing."""
 
