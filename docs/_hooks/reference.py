@@ -70,17 +70,21 @@ def descriptions(kind: type) -> dict[str, str]:
     """The description of every field of a class, inherited ones included, on one line each."""
     found: dict[str, str] = {}
     for base in reversed(kind.__mro__):
-        if base.__module__.partition(".")[0] != "relrank":
+        if base in (object, BaseModel):
             continue
-        for part in Docstring(inspect.getdoc(base) if base.__dict__.get("__doc__") else "").parse("google"):
+        for part in Docstring(inspect.cleandoc(base.__dict__.get("__doc__") or "")).parse("google"):
             if isinstance(part, DocstringSectionAttributes):
-                found |= {attribute.name: attribute.description for attribute in part.value}
+                found |= {one.name: one.description[:1].upper() + one.description[1:] for one in part.value}
         (node,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
         assert isinstance(node, ast.ClassDef)
         for field, text in zip(node.body, node.body[1:], strict=False):
-            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            if (
+                isinstance(field, ast.AnnAssign)
+                and isinstance(text, ast.Expr)
+                and isinstance(text.value, ast.Constant)
+            ):
                 found[ast.unparse(field.target)] = str(text.value.value)
-    return {name: text[:1].upper() + text[1:] for name, text in ((n, one_line(t)) for n, t in found.items())}
+    return {name: one_line(text) for name, text in found.items()}
 
 
 def keys_of(kind: type) -> tuple[Key, ...]:
@@ -91,7 +95,7 @@ def keys_of(kind: type) -> tuple[Key, ...]:
         defaults = {name: field.get_default(call_default_factory=True) for name, field in kind.model_fields.items()}
         limits = {name: field.metadata for name, field in kind.model_fields.items()}
     else:
-        defaults = {f.name: _default(f) for f in fields(kind)}
+        defaults = {f.name: _default(f) for f in fields(kind)}  # type: ignore[arg-type]
         limits = {name: [] for name in defaults}
     return tuple(
         Key(name, values_of(hints[name], limits[name]), _written(default), meaning.get(name, ""))
@@ -121,7 +125,8 @@ def values_of(hint: Any, limits: Any = ()) -> str:
         return f"by name: {values_of(parts[1])}"
     if isinstance(hint, type) and (issubclass(hint, BaseModel) or is_dataclass(hint)):
         return "section"
-    return ", ".join([WORDS[hint], *filter(None, map(_bound, limits))])
+    bounds = " and ".join(filter(None, map(_bound, limits)))
+    return f"{WORDS[hint]}, {bounds}" if bounds else WORDS[hint]
 
 
 def _plural(words: str) -> str:
@@ -185,7 +190,7 @@ def _inside(hint: Any) -> list[type]:
 def _place(path: str, name: str, hint: Any) -> tuple[str, str]:
     """Path and brackets of a section inside another."""
     if get_origin(hint) is dict:
-        return f"{path}.{ {'nodes': 'TYPE', 'arm': 'ARM'}.get(name, 'NAME')}", "[]"
+        return f"{path}.{ {'nodes': 'TYPE', 'arm': 'ARM'}.get(name, 'NAME') }", "[]"
     return (path, "[[]]") if get_origin(hint) is tuple else (path, "[]")
 
 
@@ -223,15 +228,18 @@ def training_page() -> str:
     """Settings of the training loop."""
     from relrank.training import TrainConfig
 
-    return "\n\n".join(
-        [
-            "# Training settings",
-            "Models with gradients share one training loop. Its settings go under `train` of a model in the study "
-            "file, and its defaults are these. The optimiser is Adam (Kingma & Ba 2015).",
-            "```toml\n[[models]]\nname = \"relational-lightgcn\"\ntrain = { epochs = 30, batch = 2048, lr = 0.01 }\n```",
-            table(keys_of(TrainConfig), "setting"),
-        ]
-    ) + "\n"
+    return (
+        "\n\n".join(
+            [
+                "# Training settings",
+                "Models with gradients share one training loop. Its settings go under `train` of a model in the "
+                "study file, and its defaults are these. The optimiser is Adam (Kingma & Ba 2015).",
+                '```toml\n[[models]]\nname = "relational-lightgcn"\ntrain = { epochs = 30, lr = 0.01 }\n```',
+                table(keys_of(TrainConfig), "setting"),
+            ]
+        )
+        + "\n"
+    )
 
 
 def model_pages() -> dict[str, str]:
@@ -244,7 +252,7 @@ def model_pages() -> dict[str, str]:
 def _model_page(name: str, kind: Any) -> str:
     from relrank.models import Trained
 
-    source = inspect.getdoc(inspect.getmodule(kind)) or ""  # type: ignore[arg-type]
+    source = inspect.getdoc(inspect.getmodule(kind)) or ""
     keys = keys_of(kind.Config)
     trained = issubclass(kind, Trained)
     facts = [
@@ -253,20 +261,23 @@ def _model_page(name: str, kind: Any) -> str:
     ]
     example = next((key for key in keys if key.default.strip("`").replace(".", "").isdigit()), None)
     setting = f"\nconfig = {{ {example.name} = {example.default.strip('`')} }}" if example else ""
-    return "\n\n".join(
-        [
-            f"# `{name}`",
-            f"*{'; '.join(facts)}.*",
-            "## Source and formula",
-            source.replace("``", "`"),
-            "## Hyper-parameters",
-            table(keys, "hyper-parameter") if keys else "None.",
-            "## In a study file",
-            f'```toml\n[[models]]\nname = "{name}"{setting}\n```',
-            "A hyper-parameter that the file sets is fixed; the others keep their defaults or are searched. "
-            "[What each model is](../../models.md) · [all keys of the study file](../study-keys.md)",
-        ]
-    ) + "\n"
+    return (
+        "\n\n".join(
+            [
+                f"# `{name}`",
+                f"*{'; '.join(facts)}.*",
+                "## Source and formula",
+                source.replace("``", "`"),
+                "## Hyper-parameters",
+                table(keys, "hyper-parameter") if keys else "None.",
+                "## In a study file",
+                f'```toml\n[[models]]\nname = "{name}"{setting}\n```',
+                "A hyper-parameter that the file sets is fixed; the others keep their defaults or are searched. "
+                "[What each model is](../../models.md) · [all keys of the study file](../study-keys.md)",
+            ]
+        )
+        + "\n"
+    )
 
 
 def model_index() -> str:
@@ -277,14 +288,18 @@ def model_index() -> str:
     for name, kind in MODELS.items():
         names = ", ".join(f"`{field.name}`" for field in fields(kind.Config))
         rows.append(f"| [`{name}`]({name}.md) | {names or 'none'} |")
-    return "\n\n".join(
-        [
-            "# Hyper-parameters",
-            "Every hyper-parameter of every model with its values, default and meaning, generated from the dataclass "
-            "at the top of the model's file. A weight or penalty is given in the unit that its description names; "
-            "shares are numbers between 0 and 1. Each page begins with the paper and the formula.",
-            "Models that are trained with gradients also have [training settings](training.md). What each model is, "
-            "and which ones read relations: [models](../../models.md).",
-            "\n".join(rows),
-        ]
-    ) + "\n"
+    return (
+        "\n\n".join(
+            [
+                "# Hyper-parameters",
+                "Every hyper-parameter of every model with its values, default and meaning, generated from the "
+                "dataclass at the top of the model's file. A weight or penalty is given in the unit that its "
+                "description names; shares are numbers between 0 and 1. Each page begins with the paper and the "
+                "formula.",
+                "Models that are trained with gradients also have [training settings](training.md). What each model "
+                "is, and which ones read relations: [models](../../models.md).",
+                "\n".join(rows),
+            ]
+        )
+        + "\n"
+    )

@@ -12,10 +12,11 @@ from pathlib import Path
 
 CUSTOMERS = int(sys.argv[1]) if len(sys.argv) > 1 else 1100
 PRODUCTS, BRANDS, PURCHASES = 300, 20, 8
-COLOURS = "black blue green grey red white yellow".split()
-COUNTRIES = "Denmark France Italy Japan Portugal Spain".split()
-KINDS = "Shoes > Boots;Shoes > Sandals;Bags > Backpacks;Bags > Totes;Coats > Rain".split(";")
-WORDS = "alpine canvas cork ember fern harbour linen maple moss pebble ridge slate tide umber willow wool".split()
+COLOURS = ["black", "blue", "green", "grey", "red", "white", "yellow"]
+COUNTRIES = ["Denmark", "France", "Italy", "Japan", "Portugal", "Spain"]
+KINDS = ["Shoes > Boots", "Shoes > Sandals", "Bags > Backpacks", "Bags > Totes", "Coats > Rain"]
+WORDS = ["Alpine", "Canvas", "Cork", "Ember", "Fern", "Harbour", "Linen", "Maple"]
+WORDS += ["Moss", "Pebble", "Ridge", "Slate", "Tide", "Umber", "Willow", "Wool"]
 START = date(2024, 1, 1)
 
 draw = random.Random(1)
@@ -24,6 +25,7 @@ shop.mkdir(exist_ok=True)
 
 
 def write(name: str, *rows: object) -> None:
+    """Write a CSV file; the first row has the names of its columns."""
     with (shop / name).open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)
 
@@ -35,9 +37,9 @@ for n, brand in enumerate(brand_of):
     price = round(draw.lognormvariate(4, 0.5), 2)
     kind = KINDS[draw.randrange(len(KINDS))]
     words = draw.choices([WORDS[brand % 16], WORDS[(5 * brand + 3) % 16]], k=3) + draw.choices(WORDS, k=3)
-    title = f"{words[0].title()} {kind.split(' > ')[1].lower()} {n}"
+    title = f"{words[0]} {kind.split(' > ')[1].lower()} {n}"
     products.append((f"SKU-{n}", title, f"Brand {brand}", f"Collection {style}", draw.choice(COLOURS), kind, price))
-    descriptions.append((f"SKU-{n}", "description", " ".join(words)))
+    descriptions.append((f"SKU-{n}", "description", " ".join(words).lower()))
 
 popularity = [1 / (1 + draw.randrange(6)) for _ in range(PRODUCTS)]
 popularity[-6:] = [0] * 6  # new products: nobody has bought them yet
@@ -47,7 +49,7 @@ for c in range(CUSTOMERS):
     day, bought = START + timedelta(draw.randrange(90)), set()
     while len(bought) < PURCHASES:
         loyal = draw.random() < 0.8
-        weights = [p * (not loyal or b in favourites) for p, b in zip(popularity, brand_of)]
+        weights = [p * (not loyal or b in favourites) for p, b in zip(popularity, brand_of, strict=True)]
         n = draw.choices(range(PRODUCTS), weights)[0]
         if n in bought:
             weights = [p * (k not in bought) for k, p in enumerate(popularity)]

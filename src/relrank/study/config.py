@@ -134,7 +134,8 @@ class StudyConfig(ConfigSection):
     """A study file.
 
     Attributes:
-        name: name of the study and, by default, of its folder under ``runs/``; letters, digits, ``_ - .``, no dot first.
+        name: name of the study and, by default, of its folder under ``runs/``; letters, digits, ``_ - .``, no dot
+            first.
         title: heading of the report.
         description: a sentence or two under it.
         data: tables.

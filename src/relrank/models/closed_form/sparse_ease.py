@@ -81,7 +81,7 @@ class SparseEASEConfig:
     """Hyper-parameters of sparse EASE."""
 
     neighbours: PositiveInt = 50
-    """K, items that each item is regressed on. Up to ALL_COLUMNS columns, n_items − 1 or more means all columns."""
+    """K, items that each item is regressed on. With at most 5,000 columns, n_items − 1 or more means all columns."""
     l2: Positive = 20.0
     """Ridge penalty λ, in interactions."""
     user_power: Annotated[float, Bounds(0, 2)] = 0.5

@@ -1,4 +1,4 @@
-"""What MkDocs does beyond its configuration: adds generated pages, and leads links out of docs/ to pages of the site."""
+"""What MkDocs does beyond its configuration: adds generated pages; leads links out of docs/ to pages of the site."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def on_config(config: Any) -> Any:
 
 def _expanded(entry: Any) -> Any:
     if isinstance(entry, list):
-        return [_expanded(one) for one in entry if not (isinstance(one, dict) and [*one.values()][0] in PENDING)]
+        return [
+            _expanded(one) for one in entry if not (isinstance(one, dict) and next(iter(one.values())) in PENDING)
+        ]
     if isinstance(entry, dict):
         return {title: _expanded(inner) for title, inner in entry.items()}
     if not entry.endswith("/"):
