@@ -43,7 +43,7 @@ check: $(READY)  ## style, types, floors
 	$(BIN)/lint-imports
 
 docs: $(READY)  ## the documentation site, into site/; a warning is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --clean
 
 bench: $(READY)  ## docs/performance.md: what a user waits for, beside its peers (forty minutes); real data need RELRANK_DATA
 	$(BIN)/python benchmarks/speed/run.py

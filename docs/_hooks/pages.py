@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from functools import cache
@@ -15,7 +16,8 @@ DOCS = Path(__file__).parents[1]
 ROOT = DOCS.parent
 OUTSIDE = {"CHANGELOG.md": "project/changelog.md", "CONTRIBUTING.md": "project/contributing.md"}
 """Pages that live above docs/, and where the site has them."""
-PENDING = [page for page in ("init.md", "python.md") if not (DOCS / page).exists()]
+OPTIONAL = {"init.md": "init.md", "python.md": "python.md", "notebooks/": "notebooks/*.ipynb"}
+PENDING = [entry for entry, files in OPTIONAL.items() if not any(DOCS.glob(files))]
 """Pages that the navigation may name before they are written."""
 STUDIES = "project/study-files.md"
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#\s]+)((?:#[^)\s]*)?\))")
@@ -59,8 +61,9 @@ def generated() -> dict[str, str]:
     }
     pages |= {f"reference/models/{name}.md": text for name, text in reference.model_pages().items()}
     pages |= {f"reference/api/{name}.md": text for name, text in api_pages().items()}
+    pages |= {f"notebooks/{path.stem}.md": notebook_page(path) for path in sorted(DOCS.glob("notebooks/*.ipynb"))}
     for source, target in OUTSIDE.items():
-        pages[target] = _moved((ROOT / source).read_text("utf-8"), Path(), Path(target).parent)
+        pages[target] = moved((ROOT / source).read_text("utf-8"), Path(), Path(target).parent)
     return pages
 
 
@@ -69,10 +72,10 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     if page.file.generated_by is not None:
         return markdown
     place = Path("docs") / Path(page.file.src_uri).parent
-    return _moved(markdown, place, place.relative_to("docs"))
+    return moved(markdown, place, place.relative_to("docs"))
 
 
-def _moved(markdown: str, place: Path, onsite: Path) -> str:
+def moved(markdown: str, place: Path, onsite: Path) -> str:
     """Markdown whose relative links, of a page in folder ``place`` of the repository, work in folder ``onsite``."""
 
     def link(match: re.Match[str]) -> str:
@@ -108,6 +111,34 @@ def _study_files() -> str:
         title = tomllib.loads(text).get("title", "")
         parts += [f"## {file.stem} {{ #{file.stem} }}", title, f"```toml\n{text}```"]
     return "\n\n".join(parts) + "\n"
+
+
+def notebook_page(path: Path) -> str:
+    """A notebook as a page: texts and code, and the outputs that are stored in it."""
+    parts = [f"[Download this notebook]({path.name}){{ .md-button }}"]
+    for cell in json.loads(path.read_text("utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(source)
+        elif cell["cell_type"] == "code" and source:
+            parts += [f"```python\n{source}\n```", *filter(None, map(_output, cell["outputs"]))]
+    if parts[1].startswith("# "):  # the button goes below the heading
+        heading, _, rest = parts[1].partition("\n")
+        parts[:2] = [heading, parts[0], rest.strip()]
+    return "\n\n".join(parts) + "\n"
+
+
+def _output(output: dict[str, Any]) -> str:
+    """An output of a cell, in the richest form that needs no script."""
+    forms = output.get("data", {"text/plain": output.get("text", "")})
+    data = {form: "".join(text) for form, text in forms.items()}
+    html = data.get("text/html") or data.get("image/svg+xml")
+    if html and "<script" not in html:  # a blank line would end the block of HTML
+        return '<div class="output">' + re.sub(r"\n\s*\n", "\n", html) + "</div>"
+    if "image/png" in data:
+        return f"![output](data:image/png;base64,{data['image/png'].strip()})"
+    text = data.get("text/plain", "").rstrip()
+    return f"```text\n{text}\n```" if text else ""
 
 
 def api_groups() -> dict[str, list[str]]:

@@ -270,14 +270,28 @@ def _model_page(name: str, kind: Any) -> str:
                 source.replace("``", "`"),
                 "## Hyper-parameters",
                 table(keys, "hyper-parameter") if keys else "None.",
+                _searched(kind, trained),
                 "## In a study file",
                 f'```toml\n[[models]]\nname = "{name}"{setting}\n```',
-                "A hyper-parameter that the file sets is fixed; the others keep their defaults or are searched. "
+                "A hyper-parameter that the file sets is fixed and not searched. "
                 "[What each model is](../../models.md) · [all keys of the study file](../study-keys.md)",
             ]
         )
         + "\n"
     )
+
+
+def _searched(kind: Any, trained: bool) -> str:
+    """Which hyper-parameters are searched on a graph with relations."""
+    from relrank.testing import planted_graph
+
+    space = kind.space(planted_graph())
+    names = dict.fromkeys(f"`{p.name.partition('.')[0] if p.name.startswith('weights.') else p.name}`" for p in space)
+    if not names:
+        return "Nothing is searched."
+    if trained:
+        return f"`relrank study` takes the values of the file; `relrank tune` searches {', '.join(names)}."
+    return f"Searched on validation, for every arm: {', '.join(names)}."
 
 
 def model_index() -> str:
