@@ -112,13 +112,17 @@ def study(
         config, folder = shrink(config), named(folder).with_name(folder.name + "-smoke")
     if folder.is_dir():
         _lock_study_folder(context, folder, config, smoke)  # a locked folder is reported before data are read
-    data = prepare_data(console, config, study.parent, smoke)
-    data = replace(data, findings=(*data.findings, *left_out))
-    print_card(console, config, data)
-    refuse_leaks(leaks_of(data.findings), config.study.accept_leaks)  # before a tracking run is opened
-    _lock_study_folder(context, folder, config, smoke)
-    tracking = None if track is None else _tracking(console, tracking_uri, config, data, study, folder)
-    with engine_context as running, LiveStudy(console, config.titles) as live, ExitStack() as stack:
+    with ExitStack() as stack:
+        # processes load their libraries while data are read; Ray starts once the data are known to be right
+        running = stack.enter_context(engine_context) if engine == "local" else None
+        data = prepare_data(console, config, study.parent, smoke)
+        data = replace(data, findings=(*data.findings, *left_out))
+        print_card(console, config, data)
+        refuse_leaks(leaks_of(data.findings), config.study.accept_leaks)  # before a tracking run is opened
+        _lock_study_folder(context, folder, config, smoke)
+        tracking = None if track is None else _tracking(console, tracking_uri, config, data, study, folder)
+        running = running or stack.enter_context(engine_context)
+        live = stack.enter_context(LiveStudy(console, config.titles))
         callback = live if tracking is None else stack.enter_context(tracking.wrap(live))
         result = run_study(config, data, folder, callback, running)
     _show_and_save(console, config, data, folder, result, tracking)
