@@ -43,6 +43,7 @@ class Following(NullCallback):
 @pytest.fixture
 def always(monkeypatch):
     monkeypatch.setattr(provisional, "SHARE", float("inf"))
+    monkeypatch.setattr(provisional, "PATIENCE", 0)
 
 
 def test_first_split_s_provisional_effects_are_those_of_a_study_of_that_split(study_file, tmp_path, always):
@@ -152,6 +153,16 @@ def test_a_file_gets_a_line_whenever_more_is_known(study_file, tmp_path, always)
     lines = [line for line in out.getvalue().splitlines() if line.startswith("provisional, ")]
     assert any("alone, driver +" in line for line in lines)
     assert "helps" in lines[-1] or "Build driver" in lines[-1]
+
+
+def test_the_first_one_waits_for_all_relations_of_the_first_split(study_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(provisional, "SHARE", float("inf"))
+    monkeypatch.setattr(provisional, "PATIENCE", float("inf"))
+    following = Following()
+    run_study(*open_study(study_file), tmp_path / "out", following)
+    n_arms = 2 + 6  # two baselines; interactions, all, 2 alone (as all without the other), 2 shuffled
+    assert following.results[0].card["progress"]["cells_done"] == n_arms
+    assert set(following.results[0].verdicts["relation"]) == {"driver", "noise"}
 
 
 def test_nothing_is_assembled_for_who_does_not_ask(study_file, tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from relrank.evaluation.comparison import Effect
 from relrank.graph.relation import Titles
 from relrank.study.arms import Arm
 from relrank.study.callbacks import StudyCallback
+from relrank.study.cell import Cell
 from relrank.study.cell_store import CellResult
 from relrank.study.config import StudyConfig
 from relrank.study.model_effects import VERDICT_SCHEMA, ModelEffects
@@ -21,8 +22,10 @@ from relrank.study.prepare import StudyData
 from relrank.study.result import StudyResult
 from relrank.study.schedule import Done, expected_cells
 
-SHARE = 0.05
+SHARE = 0.1
 """Provisional results may take at most this share of a study's time."""
+PATIENCE = 30.0
+"""Seconds that the first result waits for all relations of the first split."""
 
 Assemble = Callable[[StudyConfig, StudyData, Done, dict[str, Any]], StudyResult]
 """Makes the result of a study from finished cells; the last argument is ``StudyResult.card["progress"]``."""
@@ -48,15 +51,20 @@ class ProvisionalResults:
     _expected: Mapping[str, int] = field(init=False)
     _done: Done = field(default_factory=list, init=False)
     _first_batch: set[tuple[str, str]] = field(default_factory=set, init=False)
+    _awaited: set[tuple[str, str]] = field(default_factory=set, init=False)
     _batches: int = field(default=0, init=False)
+    _began: float = field(default_factory=time.monotonic, init=False)
     _next: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         self._expected = expected_cells(self.config, self.material)
         self.callback.begin(self._expected)
 
-    def begin_batch(self) -> None:
+    def begin_batch(self, cells: Sequence[Cell]) -> None:
         """The cells added from now on belong to the next batch."""
+        if not self._batches:
+            first = self.config.study.seeds[0]
+            self._awaited = {(c.model.name, c.arm.name) for c in cells if c.split_context.seed == first}
         self._batches += 1
 
     def add(self, arm: Arm, result: CellResult) -> None:
@@ -64,10 +72,14 @@ class ProvisionalResults:
         self._done.append((arm, result))
         if self._batches == 1:
             self._first_batch.add((result.model, arm.name))
+            self._awaited.discard((result.model, arm.name))
 
     def offer(self) -> None:
         """Offer a result to the callback, if one on relations can be made and the last one was long enough ago."""
-        if any(arm.relations for arm, _ in self._done) and time.monotonic() >= self._next:
+        now = time.monotonic()
+        if self._awaited and now < self._began + PATIENCE:
+            return
+        if any(arm.relations for arm, _ in self._done) and now >= self._next:
             self.callback.provisional(self._timed)
 
     def _timed(self) -> StudyResult:

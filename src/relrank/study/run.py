@@ -89,7 +89,7 @@ def _run_all(
     provisional = ProvisionalResults(config, material, assemble, callback, jobs)
 
     def run(batch: Batch) -> Done:
-        provisional.begin_batch()
+        provisional.begin_batch(batch)
         batch_done, batch_skipped = _run_batch(batch, folder, callback, engine, memory, provisional)
         done.extend(batch_done)
         skipped.extend(batch_skipped)
