@@ -71,9 +71,10 @@ class LiveStudy(LiveProgress):
         """Start and last message of each running cell."""
 
     def begin(self, expected: Mapping[str, int]) -> None:
-        """Show the expected number of cells."""
+        """Show the expected number of cells; the progress bar shows it in a terminal."""
         self._expected = dict(expected)
-        self._console.print(f"about {self._total} cells", style="dim", highlight=False)
+        if not self._console.is_terminal:
+            print_plain(self._console, f"about {self._total} cells")
 
     def plan(self, cells: list[Cell], finished: int) -> None:
         """Add planned cells, of which some were finished by an earlier run."""
