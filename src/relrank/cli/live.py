@@ -130,11 +130,11 @@ class LiveStudy(LiveProgress):
         for cell in cells:
             name = self._title(cell)
             self._running.pop(name, None)
+            self._expected[cell.model.name] = self._expected.get(cell.model.name, 0) - 1
             if name in self._to_come:
                 self._to_come.discard(name)
                 self._waiting[cell.model.name] -= 1
                 self._planned -= 1
-                self._expected[cell.model.name] = self._expected.get(cell.model.name, 0) - 1
         self._bar.update(self._task, total=self._total)
         print_plain(self._console, why, "yellow")
 
