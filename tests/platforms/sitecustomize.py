@@ -4,6 +4,8 @@
 ``os``, ``sys``, ``signal``, … without what these systems lack, no files of Linux's kernel, no fork, and no text files
 in an encoding that depends on the system; on Windows also no rename or deletion of what is open. Other packages see
 Linux.
+
+``RELRANK_ONLY`` is a list of distributions, separated by commas: only these and what they need can be imported.
 """
 
 import builtins
@@ -171,3 +173,7 @@ def in_use():
 
 if SYSTEM:
     simulate()
+if os.environ.get("RELRANK_ONLY"):
+    from bare_environment import allow_only
+
+    allow_only(os.environ["RELRANK_ONLY"])
