@@ -25,6 +25,8 @@ NEEDS = {
     "benchmarks/test_attack.py": "tomli_w",
     "models/test_hgt.py": "torch_geometric",
     "study/test_corruptions.py": "tomli_w",
+    "study/test_export.py": "faiss",
+    "study/test_export_lists.py": "faiss",
     "study/test_search.py": "optuna",
 }
 collect_ignore = [file for file, module in NEEDS.items() if find_spec(module) is None]

@@ -94,5 +94,5 @@ def _all_models() -> list[str]:
     assert spec.origin is not None
     for node in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Dict):
-            return [key.value for key in node.value.keys if isinstance(key, ast.Constant)]
+            return [str(key.value) for key in node.value.keys if isinstance(key, ast.Constant)]
     return []

@@ -94,9 +94,10 @@ def _listen(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, address = found[0]
         listener = socket.socket(family, kind, protocol)
         try:
-            # on Windows SO_REUSEADDR would let a second server take a port that is in use
-            option = socket.SO_EXCLUSIVEADDRUSE if sys.platform == "win32" else socket.SO_REUSEADDR
-            listener.setsockopt(socket.SOL_SOCKET, option, 1)
+            if sys.platform == "win32":  # where SO_REUSEADDR would let a second server take a port that is in use
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+            else:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
             listener.listen(2048)
         except OSError:
