@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,17 @@ if (workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
     import numba
 
     numba.set_num_threads(min(share, numba.config.NUMBA_NUM_THREADS))  # tests of threads may take more
+
+# Files that import the package of an extra; single tests ask with ``pytest.importorskip``.
+NEEDS = {
+    "benchmarks/test_attack.py": "tomli_w",
+    "models/test_hgt.py": "torch_geometric",
+    "study/test_corruptions.py": "tomli_w",
+    "study/test_export.py": "faiss",
+    "study/test_export_lists.py": "faiss",
+    "study/test_search.py": "optuna",
+}
+collect_ignore = [file for file, module in NEEDS.items() if find_spec(module) is None]
 
 settings.register_profile("any machine", deadline=None)  # how long an example takes says nothing of what is right
 settings.load_profile("any machine")

@@ -8,6 +8,7 @@ import shutil
 import sys
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 from unittest import mock
@@ -367,7 +368,11 @@ def test_another_seed_is_another_split(study, tmp_path):
         ("recommend runs --user 1", "no fitted model here"),
         ("evaluate nowhere", "no fitted model here"),
         ("export runs/small --to pickle --out exported", "pickle"),
-        ("export runs/small --to faiss --out exported", "cannot be exported to faiss"),
+        pytest.param(
+            "export runs/small --to faiss --out exported",
+            "cannot be exported to faiss",
+            marks=pytest.mark.skipif(find_spec("faiss") is None, reason="needs the extra ann"),
+        ),
         ("batch runs/small --out runs", "a folder has this name"),
         ("evaluate runs/small --attribute colour", "colour"),
         ("report runs", "no finished study here"),
@@ -408,6 +413,7 @@ def test_an_interrupted_study_says_how_to_resume(study, tmp_path):
 
 
 def test_tune_writes_a_study_that_runs(tmp_path):
+    pytest.importorskip("optuna", reason="needs the extra tune")
     (tmp_path / "small.toml").write_text(SMALL)
     out = good(relrank("tune", "small.toml", "--trials", 3, "--out", "runs/[b] {c}?#%20", at=tmp_path))
     for arm in ("interactions", "all"):
@@ -438,6 +444,7 @@ def test_tune_without_optuna_names_the_extra(tmp_path):
 
 
 def test_an_interrupted_search_says_how_to_resume(tmp_path):
+    pytest.importorskip("optuna", reason="needs the extra tune")
     (tmp_path / "small.toml").write_text(SMALL)
     with mock.patch("relrank.study.optuna_search.mean_metric", side_effect=KeyboardInterrupt):
         ran = relrank("tune", "small.toml", at=tmp_path)

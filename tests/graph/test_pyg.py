@@ -16,6 +16,7 @@ from relrank.testing import planted_graph
 
 
 def test_to_pyg_has_every_edge_in_both_directions() -> None:
+    pytest.importorskip("torch_geometric", reason="needs the extra pyg")
     tags = Relation.of("has_tag", "book", "tag", np.array([2, 0]), np.array([0, 1]), np.array([3.0, 2.0]))
     alike = Relation.of("alike", "book", "book", np.array([0]), np.array([2]), np.array([0.5]))
     graph = Graph(

@@ -749,6 +749,7 @@ def test_recall_is_what_brute_force_counts():
 
 
 def test_an_index_reads_cells_until_its_recall_is_reached():
+    pytest.importorskip("faiss", reason="needs the extra ann")
     items, queries = vectors(5000, 16, 0), vectors(60, 16, 1)
     index = ItemIndex(items, queries, target=0.95)
     q = index.quality
@@ -770,6 +771,7 @@ def wide(monkeypatch):
 
 
 def test_below_the_threshold_lists_are_exact_and_only_vectors_have_an_index(wide):
+    pytest.importorskip("faiss", reason="needs the extra ann")
     assert ServedModel("one", wide).index is None
     assert ServedModel("one", wide, index_from=N_ITEMS + 1).index is None
     assert ServedModel("one", wide, index_from=N_ITEMS).index is not None
@@ -779,6 +781,7 @@ def test_below_the_threshold_lists_are_exact_and_only_vectors_have_an_index(wide
 
 @pytest.mark.parametrize("target", [0.0, 1.0])
 def test_pages_through_an_index_are_one_order(wide, target, monkeypatch):
+    pytest.importorskip("faiss", reason="needs the extra ann")
     served = ServedModel("one", wide, index_from=1)
     if target == 0:  # an index that finds every second item only
         search = served.index.search
@@ -803,6 +806,7 @@ def test_pages_through_an_index_are_one_order(wide, target, monkeypatch):
 
 
 def test_filters_and_other_weights_do_not_go_through_the_index(wide):
+    pytest.importorskip("faiss", reason="needs the extra ann")
     served = ServedModel("one", wide, index_from=1)
     exact = Service({"one": wide}).recommend(user=USERS[2], filters=[("has_genre", "crime")])
     assert Service({"one": served}).recommend(user=USERS[2], filters=[("has_genre", "crime")]) == exact

@@ -91,6 +91,7 @@ def test_pitfall_a_leak_found_by_the_audit_and_a_verdict_printed_all_the_same(sh
 
 
 def test_no_cell_is_planned_beside_a_leak(shop, tmp_path):
+    pytest.importorskip("optuna", reason="needs the extra tune")
     config = read_study(shop / "leaky.toml")
     material, callback = prepare(config, shop), Counting()
     with pytest.raises(LeakError, match="test rows in clicks"):

@@ -57,6 +57,7 @@ def inside(folder: Path) -> dict[str, bytes]:
 
 
 def test_the_folder_of_another_study_is_refused_before_data_is_read(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("optuna", reason="needs the extra tune")
     (tmp_path / "one.toml").write_text(TINY)
     (tmp_path / "other.toml").write_text(TINY.replace('"tiny"', '"other"').replace("users = 60", "users = -1"))
     assert relrank(monkeypatch, capsys, tmp_path, "study", "one.toml", "--out", "out")[0] == 0
@@ -233,6 +234,7 @@ def test_a_study_s_name_leads_nowhere(tmp_path, name):
 
 
 def test_a_second_process_is_told_of_the_first(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("optuna", reason="needs the extra tune")
     config, material = opened(tmp_path)
     out = tmp_path / "out"
     other = subprocess.Popen([sys.executable, "-c", HOLDING, out], stdin=subprocess.PIPE, stdout=subprocess.PIPE)

@@ -321,6 +321,7 @@ def test_the_trial_that_was_chosen_is_marked_and_no_other():
 
 
 def test_a_tuned_study_finds_every_folder_from_where_it_is(tmp_path):
+    pytest.importorskip("tomli_w", reason="needs the extra tune")
     text = (
         'name = "x"\n[data]\ndataset = "ml-100k"\npath = "data"\ntmdb = "films"\n[protocol]\nname = "ml-100k-loo"\n'
     )

@@ -20,6 +20,7 @@ from relrank.tables.scan import read_columns
 
 @pytest.mark.parametrize("seed", range(4))
 def test_hostile_tables_mean_what_they_say_or_are_one_error(seed: int, tmp_path: Path) -> None:
+    pytest.importorskip("pandas")
     began, outcomes = perf_counter(), [attacked(number, 100 + seed, tmp_path / "x") for number in range(65)]
     assert [outcome for outcome in outcomes if not outcome.is_right] == []
     assert sum(outcome.found == "same" for outcome in outcomes) > 5

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 import sys
+from typing import Annotated
 
 import typer
 
+import relrank
+from relrank.cli.console_encoding import replace_missing_characters
 from relrank.cli.data import audit, fetch
 from relrank.cli.models import batch, evaluate, explain, export, fit, recommend
 from relrank.cli.service import serve
 from relrank.cli.studies import compare, report, study, tune
 from relrank.errors import InputError, LeakError, from_os_error
-from relrank.io.terminal_safe import terminal_safe
+from relrank.io.terminal_safe import command_line, terminal_safe
 from relrank.parallel.environment import cores, recommended_environment
 from relrank.parallel.memory import is_out_of_memory
 from relrank.parallel.process_group import rank_here
@@ -27,14 +29,31 @@ MIN_FREE_FILES = 64
 INTERRUPTED = 130
 """Exit status of the command parser after Ctrl-C."""
 
+
+def print_version(asked: bool) -> None:
+    """Print the version and end, if ``--version`` is given."""
+    if asked:
+        print(f"relrank {relrank.__version__}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     name="relrank",
-    help="Which relations in your data make recommendations better? Answered with evidence.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=print_version)
+    ] = False,
+) -> None:
+    """Which relations in your data make recommendations better? Answered with evidence."""
+
+
 for command in (fetch, audit, study, tune, fit, evaluate, compare, recommend, explain, serve, export, batch, report):
     app.command()(command)
 
@@ -42,11 +61,12 @@ for command in (fetch, audit, study, tune, fit, evaluate, compare, recommend, ex
 def main() -> None:
     """Run the command line; errors that the user can fix print a message instead of a stack trace."""
     set_thread_environment()
+    replace_missing_characters()
     rank = rank_here()
     try:
         if rank is not None and sys.argv[1:2] != ["fit"]:
             raise InputError(
-                "command of one process", where="torchrun", expected="relrank fit", found=shlex.join(sys.argv[1:])
+                "command of one process", where="torchrun", expected="relrank fit", found=command_line(sys.argv[1:])
             )
         _check_open_file_limit()
         app()
@@ -73,7 +93,7 @@ def _as_input_error(error: BaseException) -> InputError | None:
         return None
     return InputError(
         "out of memory",
-        where=shlex.join(["relrank", *sys.argv[1:]]),
+        where=command_line(["relrank", *sys.argv[1:]]),
         found=" ".join(str(error).split()),
         expected="more memory, or less work: fewer items, a core (docs/study-file.md), a smaller model",
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
+from relrank.cli import completion
 from relrank.cli.options import StudyFile
 from relrank.cli.progress import print_plain, progress_bars
 from relrank.cli.study_data import prepare_data, print_card, with_seeds
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
 
 def fetch(
-    name: Annotated[str, typer.Argument(help="ml-100k, goodbooks-10k, ml-1m or gowalla.")],
+    name: Annotated[
+        str, typer.Argument(help="ml-100k, goodbooks-10k, ml-1m or gowalla.", autocompletion=completion.data_sets)
+    ],
     folder: Annotated[Path, typer.Argument(help="Where to store it.")],
 ) -> None:
     """Download a public data set, with checksums; interrupted downloads resume.

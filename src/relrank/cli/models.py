@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from relrank.cli import completion
 from relrank.cli.options import AnyOf, Exclude, History, RunFolder, StudyFile, User, Visit, With, Without
 from relrank.cli.progress import print_plain, progress_bars, status_callback
 from relrank.cli.study_data import prepare_data, with_seeds
@@ -31,11 +32,14 @@ MAX_TITLES = 3
 
 def fit(
     study: StudyFile,
-    model: Annotated[str, typer.Option(help="A model of relrank.models.MODELS.")] = "relational-ease",
+    model: Annotated[
+        str, typer.Option(help="A model of relrank.models.MODELS.", autocompletion=completion.model)
+    ] = "relational-ease",
     arm: Annotated[
         str | None,
         typer.Option(
-            help='"all" (default if the model uses relations), "interactions", or relations separated by commas.'
+            help='"all" (default if the model uses relations), "interactions", or relations separated by commas.',
+            autocompletion=completion.arms,
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Split seed; the study's first by default.")] = None,

@@ -7,9 +7,19 @@ from typing import Annotated
 
 import typer
 
-StudyFile = Annotated[Path, typer.Argument(help="The study file (TOML).")]
-StudyFolder = Annotated[Path | None, typer.Option(help="Folder of the study; runs/NAME by default.")]
-RunFolder = Annotated[Path, typer.Argument(help="Folder of a fitted model, or of a study (its winner is used).")]
+from relrank.cli import completion
+
+StudyFile = Annotated[Path, typer.Argument(help="The study file (TOML).", autocompletion=completion.study_files)]
+StudyFolder = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the study; runs/NAME by default.", autocompletion=completion.run_folders),
+]
+RunFolder = Annotated[
+    Path,
+    typer.Argument(
+        help="Folder of a fitted model, or of a study (its winner is used).", autocompletion=completion.run_folders
+    ),
+]
 User = Annotated[str | None, typer.Option(help="Key of a user, as in your tables.")]
 History = Annotated[str | None, typer.Option(help="Item keys separated by commas: a user outside the data.")]
 Visit = Annotated[str | None, typer.Option(help="Item keys separated by commas: the user's current visit.")]

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from relrank.cli import completion
 from relrank.errors import InputError
 from relrank.io.terminal_safe import terminal_safe
 
@@ -18,7 +19,10 @@ MAX_SECONDS = 86_400
 def serve(
     runs: Annotated[
         list[Path],
-        typer.Argument(help="Folders of fitted models, or of studies; the first is the default."),
+        typer.Argument(
+            help="Folders of fitted models, or of studies; the first is the default.",
+            autocompletion=completion.run_folders,
+        ),
     ],
     host: Annotated[str, typer.Option(help="Name or address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,

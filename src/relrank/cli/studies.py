@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from relrank.cli import completion
 from relrank.cli.options import StudyFile, StudyFolder
 from relrank.cli.progress import print_plain
 from relrank.cli.study_data import prepare_data, print_card, with_seeds
 from relrank.errors import InputError
 from relrank.io.atomic import named
+from relrank.io.terminal_safe import command_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -166,7 +167,7 @@ def _show_and_save(
         winner = save_winner(config, data, folder, lambda text: status.update(f"fitting the winner: {text}"))
     print_plain(console, f"winner   {winner.note['model']} on {winner.note['arm']}; try")
     user = winner.split.users.keys[0]
-    command = shlex.join(["relrank", "recommend", str(folder), "--user", str(user), "-k", "10"])
+    command = command_line(["relrank", "recommend", str(folder), "--user", str(user), "-k", "10"])
     print_plain(console, f"         {command}")
     if tracking is not None:
         print_plain(console, f"mlflow   {tracking.finish(result, page, winner)}")
@@ -176,7 +177,10 @@ def tune(
     context: typer.Context,
     study: StudyFile,
     trials: Annotated[int, typer.Option(min=1, help="Configurations per model and arm.")] = 30,
-    models: Annotated[str | None, typer.Option(help="Models, separated by commas; all by default.")] = None,
+    models: Annotated[
+        str | None,
+        typer.Option(help="Models, separated by commas; all by default.", autocompletion=completion.models),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the search.")] = 0,
     out: StudyFolder = None,
 ) -> None:
@@ -209,7 +213,7 @@ def tune(
     source = f"{trials} trials per model and arm, seed {seed}"
     tuned = write_tuned(config, searches, study.parent, folder / "tuned.toml", source)
     print_plain(console, f"\ntuned    {tuned}; try")
-    print_plain(console, f"         {shlex.join(['relrank', 'study', str(tuned)])}")
+    print_plain(console, f"         {command_line(['relrank', 'study', str(tuned)])}")
 
 
 def compare(
@@ -217,9 +221,12 @@ def compare(
         Path,
         typer.Argument(
             help="Folder of a study or a fitted model; or a Parquet table of metrics per user, or a folder of them.",
+            autocompletion=completion.run_folders,
         ),
     ],
-    baseline: Annotated[Path, typer.Argument(help="Likewise; what NEW is compared with.")],
+    baseline: Annotated[
+        Path, typer.Argument(help="Likewise; what NEW is compared with.", autocompletion=completion.run_folders)
+    ],
     metric: Annotated[str, typer.Option(help="Column of the metric.")] = "ndcg@10",
     margin: Annotated[
         str, typer.Option(help='Smallest difference that matters: "1%" of the baseline, or a number.')
@@ -258,7 +265,9 @@ def compare(
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="Folder of a finished study.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of a finished study.", autocompletion=completion.run_folders)
+    ],
     out: Annotated[Path | None, typer.Option(help="The page; FOLDER/report.html by default.")] = None,
 ) -> None:
     """Print the verdicts of a finished study again and write its report.

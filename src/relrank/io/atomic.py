@@ -14,6 +14,7 @@ import secrets
 import shutil
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +25,10 @@ _WRITTEN: set[str] = set()
 """Temporary names in use by this process."""
 _AT_CWD, _EXCHANGE = -100, 2
 """AT_FDCWD and RENAME_EXCHANGE of Linux's renameat2."""
+_SYNCHRONIZE, _WAIT_TIMEOUT, _ACCESS_DENIED = 0x100000, 258, 5
+"""Constants of Windows: a right to a process, and results of waiting for it and of opening it."""
+_PAUSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
+"""Seconds between tries to rename something that another process has open."""
 
 
 @contextmanager
@@ -44,7 +49,7 @@ def atomic_write(path: Path, durable: bool = True) -> Iterator[Path]:
         yield part
         if durable:
             sync(part)
-        part.replace(path)
+        rename(part, path)
         if durable:
             sync_names(path)
 
@@ -63,16 +68,16 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     aside = named(folder).with_name(f".{folder.name}.replaced")
     with _temporary(folder) as part:
         if not os.path.lexists(folder) and aside.is_dir():
-            aside.rename(folder)
+            rename(aside, folder)
         part.mkdir()
         yield part
         sync_tree(part)
         if not os.path.lexists(folder):
-            part.rename(folder)
+            rename(part, folder)
         elif not _exchange(part, folder):
             discard(aside)
-            folder.rename(aside)
-            part.rename(folder)
+            rename(folder, aside)
+            rename(part, folder)
             discard(aside)
         sync_names(folder)
 
@@ -91,9 +96,9 @@ def named(path: Path) -> Path:
 def sync(path: Path) -> None:
     """Wait until a file, or the list of names in a folder, is on disk."""
     is_folder = path.is_dir()
-    if is_folder and os.name == "nt":
+    if is_folder and sys.platform == "win32":
         return  # Windows cannot open folders
-    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    handle = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError:
@@ -120,7 +125,26 @@ def discard(path: Path) -> None:
         path.unlink(missing_ok=True)
         return
     with _temporary(path) as part:
-        path.rename(part)
+        rename(path, part)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Rename a file or folder; a file with the new name is replaced.
+
+    Windows refuses this while any program has the file, or one in the folder, open. Virus scanners and indexers do so
+    for a moment with everything that is new, so there it is tried again for a while.
+    """
+    for pause in _PAUSES if sys.platform == "win32" else ():
+        with suppress(PermissionError):
+            os.replace(source, target)
+            return
+        time.sleep(pause)
+    os.replace(source, target)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text with the same bytes on every system: UTF-8, and line ends that Windows does not change."""
+    path.write_text(text, encoding="utf-8", newline="\n")
 
 
 def sync_names(path: Path) -> None:
@@ -165,8 +189,8 @@ def _is_alive(number: int) -> bool:
     """Whether another process of this machine has this number."""
     if number == os.getpid():
         return False
-    if os.name == "nt":
-        return True  # os.kill would end the process
+    if sys.platform == "win32":  # where os.kill would end the process
+        return _is_alive_on_windows(number)
     try:
         os.kill(number, 0)
     except ProcessLookupError:
@@ -174,6 +198,19 @@ def _is_alive(number: int) -> bool:
     except (OSError, OverflowError):
         return True
     return True
+
+
+def _is_alive_on_windows(number: int) -> bool:
+    if sys.platform != "win32":
+        return True
+    kernel = ctypes.WinDLL("kernel32", use_last_error=True)
+    kernel.OpenProcess.restype = ctypes.c_void_p
+    if not (handle := kernel.OpenProcess(_SYNCHRONIZE, False, number)):
+        return ctypes.get_last_error() == _ACCESS_DENIED
+    try:
+        return bool(kernel.WaitForSingleObject(ctypes.c_void_p(handle), 0) == _WAIT_TIMEOUT)
+    finally:
+        kernel.CloseHandle(ctypes.c_void_p(handle))
 
 
 def _here() -> str:

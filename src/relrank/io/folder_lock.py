@@ -20,7 +20,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from relrank.errors import InputError
-from relrank.io.atomic import atomic_write, named
+from relrank.io.atomic import atomic_write, named, write_text
 
 LOCK, OWNER = ".lock", ".owner.json"
 
@@ -149,7 +149,7 @@ def _link(path: Path) -> InputError:
 def _sign(folder: Path) -> None:
     owner = {"process": os.getpid(), "machine": socket.gethostname(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
     with atomic_write(folder / OWNER, durable=False) as temporary:
-        temporary.write_text(json.dumps(owner), encoding="utf-8")
+        write_text(temporary, json.dumps(owner))
 
 
 def _owner(folder: Path) -> str:

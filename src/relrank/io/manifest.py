@@ -20,7 +20,7 @@ from typing import Any
 import polars as pl
 
 from relrank.errors import InputError, UnavailableError
-from relrank.io.atomic import atomic_write
+from relrank.io.atomic import atomic_write, write_text
 
 FORMAT = "relrank-manifest-1"
 MANIFEST = "manifest.json"
@@ -39,7 +39,7 @@ def write_manifest(folder: Path, names: Iterable[str] | None = None, durable: bo
     files = {name: sha256_of(folder / name) for name in sorted(_files_in(folder) if names is None else names)}
     manifest = {"format": FORMAT, "files": files}
     with atomic_write(folder / MANIFEST, durable) as temporary:
-        temporary.write_text(json.dumps(manifest | {"sha256": _sha256_of(manifest)}, indent=1), encoding="utf-8")
+        write_text(temporary, json.dumps(manifest | {"sha256": _sha256_of(manifest)}, indent=1))
 
 
 class ManifestReader:

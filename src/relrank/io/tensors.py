@@ -18,7 +18,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from relrank.errors import InputError
-from relrank.io.atomic import atomic_write
+from relrank.io.atomic import atomic_write, write_text
 from relrank.io.manifest import parse_json_object
 
 FORMAT = "relrank-tensors-2"
@@ -97,4 +97,4 @@ def _sha256(tensors: Mapping[str, Tensor], note: str) -> str:
 def write_json(path: Path, value: Any, durable: bool = True) -> None:
     """Write JSON, atomically."""
     with atomic_write(path, durable) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True), encoding="utf-8")
+        write_text(temporary, json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True))

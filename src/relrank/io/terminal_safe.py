@@ -1,8 +1,12 @@
-"""Text from tables and requests, made safe for terminals: control characters are shown as escapes."""
+"""Text for terminals: control characters are shown as escapes, and commands are quoted as the shell expects."""
 
 from __future__ import annotations
 
+import shlex
+import subprocess
+import sys
 import unicodedata
+from collections.abc import Sequence
 
 _CATEGORIES = {"Cc", "Cs", "Zl", "Zp"}
 """Unicode categories to escape: controls such as ESC, surrogates, separators of lines and paragraphs."""
@@ -21,6 +25,11 @@ def terminal_safe(text: object, lines: bool = False) -> str:
     if plain.isprintable():  # then it has no such character
         return plain
     return "".join(_escaped(c) if _controls(c) and not (lines and c == "\n") else c for c in plain)
+
+
+def command_line(words: Sequence[str]) -> str:
+    """A command to copy into a shell: that of Windows does not know single quotes."""
+    return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)
 
 
 def _controls(character: str) -> bool:

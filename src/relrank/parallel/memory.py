@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from relrank.errors import InputError
+from relrank.parallel import system_memory
 
 GB = 1 << 30
 """Bytes of a GB, in all messages."""
@@ -20,8 +21,8 @@ def available_memory(root: Path = Path("/")) -> int:
 
     The environment variable ``RELRANK_MEMORY_GB`` if it is set. Else the smallest of the kernel's ``MemAvailable``
     and what is left below the memory limits of this process's control group (versions 1 and 2) and of all groups
-    above it, not counting page cache that can be dropped. If the system reports none of these, all physical memory,
-    or no limit.
+    above it, not counting page cache that can be dropped. On macOS and Windows what their libraries report. If the
+    system reports none of these, all physical memory, or no limit.
 
     Args:
         root: of the file system, for tests.
@@ -32,16 +33,18 @@ def available_memory(root: Path = Path("/")) -> int:
     if (value := os.environ.get(VARIABLE)) is not None:
         return gigabytes(value)
     limits = [*_unused(root), *_left_in_groups(root)]
-    if not limits and (memory := physical_memory()):
+    if not limits and (memory := system_memory.unused_memory() or physical_memory()):
         limits = [memory]
     return max(0, min(limits, default=sys.maxsize))
 
 
 def physical_memory() -> int:
-    """Bytes of physical memory; 0 if unknown (Windows)."""
+    """Bytes of physical memory; 0 if unknown."""
+    if sys.platform == "win32":
+        return system_memory.total_memory()
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
+    except (ValueError, OSError):
         return 0
 
 
@@ -54,7 +57,7 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory(root: Path = Path("/")) -> int:
-    """Peak resident memory in bytes: since ``reset_peak_memory`` on Linux, ever on macOS, 0 (unknown) on Windows.
+    """Peak resident memory in bytes: since ``reset_peak_memory`` on Linux, ever on macOS and Windows.
 
     Args:
         root: of the file system, for tests.
@@ -63,10 +66,10 @@ def peak_memory(root: Path = Path("/")) -> int:
         name, _, value = line.partition(":")
         if name == "VmHWM":
             return int(value.split()[0]) << 10
-    try:
-        import resource
-    except ImportError:
-        return 0
+    if sys.platform == "win32":
+        return system_memory.peak_memory()
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak << 10
 

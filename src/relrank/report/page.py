@@ -6,7 +6,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from relrank.io.atomic import atomic_write
+from relrank.io.atomic import atomic_write, write_text
 from relrank.report import formatting
 from relrank.report.view import build_view
 from relrank.study.result import StudyResult, arm_titles_of, titles_of
@@ -32,7 +32,7 @@ def write_report(result: StudyResult, path: Path | str) -> Path:
     path = Path(path)
     page = render(result)
     with atomic_write(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        write_text(temporary, page)
     return path
 
 

@@ -434,7 +434,7 @@ async def drain_accept_queue(listener: socket.socket) -> None:
 
 def _is_waiting(listener: socket.socket) -> bool:
     """Whether a connection is in the accept queue."""
-    if not hasattr(select, "poll"):  # Windows, where select takes any socket
+    if sys.platform == "win32":  # where select takes any socket, and there is no poll
         return bool(select.select([listener], [], [], 0)[0])
     queue = select.poll()
     queue.register(listener, select.POLLIN)

@@ -10,6 +10,7 @@ progress finish on the old run, and a run that cannot be loaded leaves the old o
 from __future__ import annotations
 
 import socket
+import sys
 from contextlib import suppress
 from dataclasses import replace
 
@@ -51,10 +52,10 @@ def _raise_file_limit(options: Options, report: Print) -> Options:
 
     Without a spare file no connection is accepted, not even to refuse it.
     """
-    try:
-        import resource
-    except ImportError:  # Windows has no such limit
+    if sys.platform == "win32":  # which has no such limit
         return options
+    import resource
+
     needed = 2 * options.limits.connections + SPARE_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < needed:
@@ -93,7 +94,10 @@ def _listen(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, address = found[0]
         listener = socket.socket(family, kind, protocol)
         try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if sys.platform == "win32":  # where SO_REUSEADDR would let a second server take a port that is in use
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+            else:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
             listener.listen(2048)
         except OSError:

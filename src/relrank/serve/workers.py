@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -59,7 +60,7 @@ class Workers:
         metrics_folder = tempfile.mkdtemp(prefix="relrank-measures-")
         os.environ[MULTIPROC_DIR_VARIABLE] = metrics_folder
         handlers = {s: signal.signal(s, self._stop) for s in (signal.SIGTERM, signal.SIGINT)}
-        if hasattr(signal, "SIGHUP"):
+        if sys.platform != "win32":
             handlers[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda *_: self._forward(signal.SIGHUP))
         try:
             ready = [self._start(first=number == 0) for number in range(self._options.workers) if not self._stopping]

