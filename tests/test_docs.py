@@ -169,6 +169,7 @@ def test_a_notebook_becomes_a_page(tmp_path):
 
 def test_links_out_of_the_docs_lead_to_pages_of_the_site():
     text = "[a](../../CHANGELOG.md#top) [b](../../studies/planted.toml) [c](../x.md) [d](https://example.org) [e](#f)"
+    assert site_pages.moved("[a](notebooks/b.ipynb)", Path("docs"), Path()) == "[a](notebooks/b.md)"
     assert site_pages.moved(text, Path("docs/results"), Path("results")) == (
         "[a](../project/changelog.md#top) [b](../project/study-files.md#planted) [c](../x.md) "
         "[d](https://example.org) [e](#f)"
@@ -283,6 +284,7 @@ def test_tutorial_comes_out_as_it_says(shop):
 
 
 WITH_PYTHON = {page: "\n".join(blocks(page, "python")) for page in PAGES if DOCS in page.parents}
+WITH_PYTHON.pop(DOCS / "python.md", None)  # has tests of its own: tests/frames/test_python_page.py
 PROGRAMS = [page for page, code in WITH_PYTHON.items() if "__main__" in code]
 
 

@@ -1,4 +1,4 @@
-"""What MkDocs does beyond its configuration: adds generated pages; leads links out of docs/ to pages of the site."""
+"""What MkDocs does beyond its configuration: adds generated pages, and leads links to files that are none to pages."""
 
 from __future__ import annotations
 
@@ -76,7 +76,10 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def moved(markdown: str, place: Path, onsite: Path) -> str:
-    """Markdown whose relative links, of a page in folder ``place`` of the repository, work in folder ``onsite``."""
+    """Markdown whose relative links, of a page in folder ``place`` of the repository, work in folder ``onsite``.
+
+    Links to files above docs/ and to notebooks lead to the pages that the site has of them.
+    """
 
     def link(match: re.Match[str]) -> str:
         target = (ROOT / place / match.group(1)).resolve()
@@ -84,6 +87,8 @@ def moved(markdown: str, place: Path, onsite: Path) -> str:
             return match.group(0)
         inside = target.relative_to(ROOT)
         anchor = match.group(2)
+        if inside.suffix == ".ipynb":  # the page of the notebook
+            return match.group(1).removesuffix(".ipynb") + ".md" + anchor
         if inside.is_relative_to("docs"):
             if place.is_relative_to("docs"):
                 return match.group(0)
