@@ -1,4 +1,4 @@
-"""What MkDocs does beyond its configuration: adds generated pages, and leads links to files that are none to pages."""
+"""What MkDocs does beyond its configuration: generated pages, and links to the pages of files that are no pages."""
 
 from __future__ import annotations
 
