@@ -39,6 +39,7 @@ from relrank.serve.limits import Limits
 from relrank.serve.options import Options, name_runs
 from relrank.serve.reloading import RunReloader
 from relrank.serve.served_model import ServedModel
+from relrank.serve.server import serve
 from relrank.serve.service import Service
 
 RUN = library("relational-ease", {"l2": 5.0})
@@ -540,8 +541,28 @@ def test_runs_are_named_after_their_folders(tmp_path):
         "books": tmp_path / "a/books", "books-2": tmp_path / "b/books", "study": tmp_path / "study/winner",
         "study-2": tmp_path / "study/winner",
     }  # fmt: skip
-    with pytest.raises(InputError, match="no fitted model here"):
-        name_runs([tmp_path / "a"])
+    (tmp_path / "begun" / "cells").mkdir(parents=True)
+    (tmp_path / "study.toml").write_text("")
+    for wrong, found in (
+        ("a", f"folders that have one: {tmp_path / 'a/books'}"),
+        (".", f"folders that have one: {tmp_path / 'study'}"),
+        ("begun", "a study without a winner: run it to its end"),
+        ("study.toml", "a file"),
+        ("nowhere", "no such folder"),
+        ("begun/cells", "none"),
+    ):
+        with pytest.raises(InputError, match="no fitted model here") as error:
+            name_runs([tmp_path / wrong])
+        assert error.value.found.startswith(found)
+
+
+def test_a_port_in_use_is_named_with_what_to_do():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError, match="address cannot be used") as error:
+            serve(Options({}, port=port))
+    assert error.value.found == "another program that listens there"
+    assert "--port 0" in error.value.expected
 
 
 def test_a_changed_run_is_taken_over_and_a_broken_one_is_not(tmp_path):
