@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from shelf import AUTHORS, WRITTEN, shelf
 
 from relrank.runs.fitted_run import NODE_KEY, FittedRun, item_relations
 from relrank.serve.item_attributes import ItemAttributes
+from relrank.serve.service import Service
 
 N = 40
 TITLES = [f"Title {i}" for i in range(N)]
@@ -135,3 +137,13 @@ def test_relations_of_the_graph_whose_items_are_targets() -> None:
     attributes = ItemAttributes(run.graph, run.titles["title"].to_list(), {"wrote": (of_item, other, node)}, None, {})
     assert [attributes.of(item) for item in (0, 11)] == [{"wrote": ["0"]}, {"wrote": ["2"]}]
     assert np.array_equal(np.sort(of_item), np.arange(48))
+
+
+def test_reasons_name_the_nodes_too() -> None:
+    run = shelf()
+    names = pl.DataFrame({NODE_KEY: ["Ada", "Ben"], "full name": ["Ada Ash", "Ben Birch"]})
+    service = Service({"one": replace(run, nodes={"author": (("written_by",), names)})})
+    reasons = service.explain(3, history=[1], n=20)["reasons"]  # North Wind, by the author of North Star
+    (reason,) = [one for one in reasons if one["relation"] == "written_by"]
+    assert reason["through"] == [{"type": "author", "id": "Ada", "name": "Ada Ash"}]
+    assert "share author Ada Ash (written_by)" in reason["sentence"]

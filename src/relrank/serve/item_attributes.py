@@ -77,7 +77,7 @@ class ItemAttributes:
         nodes: Mapping[str, tuple[tuple[str, ...], pl.DataFrame]],
     ) -> None:
         table = pl.DataFrame() if table is None else table
-        names = {relation: _names_of(frame) for relations, frame in nodes.values() for relation in relations}
+        names = {relation: names_of(frame) for relations, frame in nodes.values() for relation in relations}
         relations = []
         for name in _relations_of(linked, table):
             pairs = (
@@ -187,7 +187,7 @@ def _repeats(column: _Attribute, relations: Iterable[_Attribute]) -> bool:
     return False
 
 
-def _names_of(frame: pl.DataFrame) -> dict[str, str]:
+def names_of(frame: pl.DataFrame) -> dict[str, str]:
     """Names of nodes by their keys, from the first text column that is called a name, a title or a label."""
     for column, dtype in frame.schema.items():
         if column != NODE_KEY and dtype == pl.String and _NAME.fullmatch(column):

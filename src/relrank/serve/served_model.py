@@ -27,7 +27,7 @@ from relrank.serve.ann_index import FROM_ITEMS, SAMPLE, ItemIndex
 from relrank.serve.candidate_filters import Condition, Filters
 from relrank.serve.catalogue import Catalogue, JsonObject, normalized
 from relrank.serve.example_history import example_history
-from relrank.serve.item_attributes import ItemAttributes
+from relrank.serve.item_attributes import ItemAttributes, names_of
 from relrank.serve.kernel_threads import one_thread, parallel_kernels, run_in_turn
 from relrank.serve.limits import Id, Limits, RequestError, shortened_repr
 from relrank.serve.paging import Mask, Page, Paginator, Rows
@@ -88,6 +88,7 @@ class ServedModel:
         catalogue: ids, rows and titles.
         filters: conditions on items.
         attributes: short attributes of items.
+        node_names: names of other nodes by type and key, where their tables have them.
         example: a typical user's row and some of their item rows; None without training interactions.
         weights: fitted relation weights.
         reweighted: models under other relation weights.
@@ -105,6 +106,7 @@ class ServedModel:
         self.attributes = ItemAttributes(
             self.graph, self.catalogue.titles, self.filters.linked, run.item_attributes, run.nodes
         )
+        self.node_names = {node: names_of(frame) for node, (_, frame) in run.nodes.items()}
         self.example = example_history(run, self.catalogue.titles)
         self.n_cold_items = run.split.unseen - run.unscorable_items.size
         self._listable: Mask | None = None
