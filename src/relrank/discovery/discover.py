@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import polars as pl
@@ -42,22 +42,24 @@ def discover(tables: Mapping[str, pl.DataFrame], hints: Hints | None = None) -> 
     found = references(known)
     chosen, rivals = settle(candidates(known, found, hints), known)
     draft = Draft(known, found)
-    rows, name = _interactions(draft, chosen)
+    name = _interactions(draft, chosen)
+    node_tables = _node_tables(draft, chosen, name)
+    rows = _rows(draft, chosen, name)
     choices = _choices(chosen, rivals)
     for rival in rivals:
         message = f"could hold the interactions as well as {chosen.table}"
         draft.find("ambiguous", rival.table, message, known[rival.table].rows)
-    sides = _sides(draft, chosen, rows, hints)
+    sides = _sides(draft, chosen, node_tables, rows, hints)
     protocol = choose_protocol(
         rows.select("user", "item", *(c for c in ("time", "rating") if c in rows.columns)).unique(["user", "item"])
     )
     draft.find("protocol", chosen.table, protocol.message)
-    _follow(draft, sides, _ends(draft, chosen, sides, protocol.config))
+    _follow(draft, sides, _ends(draft, chosen, sides, rows, protocol.config))
     return _proposal(draft, chosen, name, sides, protocol.config, protocol.comments, choices)
 
 
-def _interactions(draft: Draft, chosen: Candidate) -> tuple[pl.DataFrame, str]:
-    """The interactions with columns ``user``, ``item``, ``time`` and ``rating``, and the name of their table."""
+def _interactions(draft: Draft, chosen: Candidate) -> str:
+    """The name of the table with the interactions, which is made if rows have to be joined with their events."""
     frame, name = joined(chosen, draft.tables), chosen.table
     if frame is not None and chosen.via is not None:
         name = free_name(f"{chosen.table}-with-{chosen.via.table}", draft.tables, "-")
@@ -71,17 +73,35 @@ def _interactions(draft: Draft, chosen: Candidate) -> tuple[pl.DataFrame, str]:
             raise InputError(
                 "column not found", where=name, expected=f"a column {column!r}", found=", ".join(table.columns)
             )
-    rows = {"user": table[chosen.user].text, "item": table[chosen.item].text}
+    draft.find("interactions", chosen.table, "; ".join(chosen.reasons), table.rows)
+    return name
+
+
+def _node_tables(draft: Draft, chosen: Candidate, name: str) -> dict[str, Reference | None]:
+    """The references from users and items to their node tables, whose keys the interactions then use."""
+    found: dict[str, Reference | None] = {}
+    for side, column in (("user", chosen.user), ("item", chosen.item)):
+        table = chosen.via.table if chosen.via and side == "user" else chosen.table
+        taken = {r.target for r in found.values() if r is not None}
+        found[side] = _node_table(draft, draft.tables[table][column], taken)
+        if (reference := found[side]) is not None:
+            draft.read_keys(reference, name)
+    return found
+
+
+def _rows(draft: Draft, chosen: Candidate, name: str) -> pl.DataFrame:
+    """The interactions with columns ``user``, ``item``, and if there are any ``time``, ``rating`` and ``event``."""
+    table = draft.tables[name]
+    rows = {"user": draft.text_of(name, chosen.user), "item": draft.text_of(name, chosen.item)}
+    if chosen.via is not None:
+        rows["event"] = table[chosen.via.column].text
     time = None if chosen.time is None else table[chosen.time]
     if time is not None and time.times is not None:
         rows["time"] = time.times
-        if not time.times_are_plain:
-            draft.change(name, time.times.alias(time.name))
-            draft.find("cleaning", time.where, "dates that are not ISO are read as dates", time.n_known)
+        draft.read_times(time)
     if chosen.rating is not None and (numbers := table[chosen.rating].numbers) is not None:
         rows["rating"] = numbers
-    draft.find("interactions", chosen.table, "; ".join(chosen.reasons), table.rows)
-    return pl.DataFrame(rows).drop_nulls(["user", "item"]), name
+    return pl.DataFrame(rows).drop_nulls(["user", "item"])
 
 
 def _choices(chosen: Candidate, rivals: list[Candidate]) -> tuple[Choice, ...]:
@@ -94,19 +114,24 @@ def _choices(chosen: Candidate, rivals: list[Candidate]) -> tuple[Choice, ...]:
     return tuple(choices)
 
 
-def _sides(draft: Draft, chosen: Candidate, rows: pl.DataFrame, hints: Hints) -> dict[str, Side]:
+def _sides(
+    draft: Draft,
+    chosen: Candidate,
+    node_tables: Mapping[str, Reference | None],
+    rows: pl.DataFrame,
+    hints: Hints,
+) -> dict[str, Side]:
     """Users and items by type, with their node tables."""
     sides: dict[str, Side] = {}
     for side, column, wanted in (("user", chosen.user, hints.user_node), ("item", chosen.item, hints.item_node)):
-        table = draft.tables[chosen.via.table if chosen.via and side == "user" else chosen.table]
-        reference = _node_table(draft, table[column])
+        reference = node_tables[side]
         name = wanted or _named(column, reference, side)
         name = free_name(name, sides)
         target, key = (reference.target, reference.key) if reference is not None else (None, None)
         node = NodeType(name, target, key)
         draft.nodes[name] = node
         other = "item" if side == "user" else "user"
-        more = [c for c in ("time", "rating") if c in rows.columns]
+        more = [c for c in ("time", "rating", "event") if c in rows.columns]
         figures = Figures(f"{side}s", rows.select(pl.col(side).alias("key"), pl.col(other).alias("other"), *more))
         sides[name] = Side(name, rows[side].unique(), figures)
         if reference is not None:
@@ -125,18 +150,25 @@ def _named(column: str, reference: Reference | None, side: str) -> str:
     return type_name(names[0]) if names else side
 
 
-def _node_table(draft: Draft, column: Column) -> Reference | None:
+def _node_table(draft: Draft, column: Column, taken: Collection[str | None]) -> Reference | None:
     """The table with a row per node of a column of keys; of several the one with the most to say."""
-    found = draft.references_of(column.table, column.name)
-    return max(found, key=lambda r: (r.named, round(r.overlap, 1), len(draft.tables[r.target].columns)), default=None)
+    found = [r for r in draft.references_of(column.table, column.name) if r.target not in taken]
+
+    def worth(reference: Reference) -> tuple[float, ...]:
+        columns = len(draft.tables[reference.target].columns)
+        return reference.named, round(reference.strength, 1), columns
+
+    return max(found, key=worth, default=None)
 
 
-def _ends(draft: Draft, chosen: Candidate, sides: dict[str, Side], protocol: Mapping[str, Any]) -> Ends:
+def _ends(
+    draft: Draft, chosen: Candidate, sides: dict[str, Side], rows: pl.DataFrame, protocol: Mapping[str, Any]
+) -> Ends:
     user, item = sides
     of_user = draft.tables[chosen.via.table if chosen.via else chosen.table][chosen.user]
     keys = {user: of_user, item: draft.tables[chosen.table][chosen.item]}
     timed = chosen.time is not None
-    return Ends(user, item, keys, timed, protocol["split"] == "temporal")
+    return Ends(user, item, keys, rows.select("user", "item").unique(), timed, protocol["split"] == "temporal")
 
 
 def _follow(draft: Draft, sides: dict[str, Side], ends: Ends) -> None:
@@ -164,6 +196,7 @@ def _read_node(draft: Draft, node: NodeType, sides: dict[str, Side], read: set[s
     draft.config["nodes"].setdefault(node.name, {"file": node.table, "key": node.key})
     for reference in read_columns(draft, node, sides):
         target = _node_behind(draft, reference, node.hops + 1)
+        draft.read_keys(reference)
         column = draft.tables[reference.table][reference.column]
         config = {"kind": "attribute", "node": node.name, "column": reference.column, "target": target.name}
         why = f"keys of {reference.target} in {column.known_share:.0%} of the rows of {reference.table}"

@@ -16,8 +16,6 @@ from relrank.discovery.vocabulary import (
     is_meaningless,
     names_a,
     same_word,
-    share_topic,
-    singular,
     topics_of,
 )
 
@@ -42,7 +40,7 @@ class Reference:
         overlap: share of the different values that are keys.
         coverage: share of the keys that occur.
         form: how they match.
-        named: whether the names say so, too.
+        named: how far the names say so, too: 2 if they have a word in common, 1 if both are of users or of items.
     """
 
     table: str
@@ -52,12 +50,12 @@ class Reference:
     overlap: float
     coverage: float
     form: Form
-    named: bool
+    named: int
 
     @property
     def strength(self) -> float:
         """For the choice among several targets of a column."""
-        return self.overlap + self.coverage + (1.0 if self.named else 0.0) - (0.3 if self.form == "folded" else 0.0)
+        return self.overlap + self.coverage + self.named - (0.3 if self.form == "folded" else 0.0)
 
 
 def fold(values: pl.Series) -> pl.Series:
@@ -108,7 +106,7 @@ def best_reference(column: Column, keys: Iterable[Column], among_rows: bool = Fa
 
 
 def _reference(column: Column, key: Column, among_rows: bool) -> Reference | None:
-    named = _is_named_after(column, key, among_rows)
+    named = _named(column, key, among_rows)
     if names_a(column.name, MEASURES) and not named:
         return None
     least = NAMED if named else ALIKE
@@ -141,25 +139,27 @@ def _folded(column: Column) -> pl.Series:
     return fold(column.distinct)
 
 
-def _is_named_after(column: Column, key: Column, among_rows: bool) -> bool:
-    """Whether names say that a column holds keys: ``brand_id`` of ``brands.id``, ``kunde`` of ``Kunden.KundenNr``."""
-    mine = topics_of(column.name)
-    if not mine:
-        return False
-    table, other = () if among_rows else topics_of(key.table), topics_of(key.name)
-    if column.name.lower() == key.name.lower() and not is_meaningless(key.name):
-        return True
-    if any(same_word(a, b) for a in mine for b in table):
-        return (
-            not other
-            or share_topic(column.name, key.name)
-            or bool({singular(w) for w in other} & set(table))
-            or (any(same_word(a, b) for a in other for b in table))
-        )
+def _largest(column: Column) -> float:
+    return 0.0 if column.numbers is None else float(column.numbers.max() or 0)  # type: ignore[arg-type]
+
+
+def _named(column: Column, key: Column, among_rows: bool) -> int:
+    """How far names say that a column holds keys: ``brand_id`` of ``brands.id``, ``kunde`` of ``Kunden.KundenNr``."""
+    mine, other = topics_of(column.name), topics_of(key.name)
+    table = () if among_rows else topics_of(key.table)
+    if not mine or is_meaningless(column.name):
+        return 0
+    if column.name.lower() == key.name.lower() or (other and mine == other):
+        return 2
+    if any(same_word(a, b) for a in mine for b in table) and (
+        not other or is_meaningless(key.name) or any(same_word(a, b) for a in other for b in (*mine, *table))
+    ):
+        return 2
     for vocabulary in (USER, ITEM):
-        if names_a(column.name, vocabulary) and (names_a(key.table, vocabulary) or names_a(key.name, vocabulary)):
-            return True
-    return bool(other) and set(mine) == set(other)
+        others = f"{key.name} {' '.join(table)}"
+        if names_a(column.name, vocabulary) and names_a(others, vocabulary):
+            return 1
+    return 0
 
 
 def _is_no_accident(column: Column, key: Column, reference: Reference) -> bool:
@@ -167,5 +167,6 @@ def _is_no_accident(column: Column, key: Column, reference: Reference) -> bool:
     if column.is_whole:
         if not (is_meaningless(column.name) or is_meaningless(key.name) or not topics_of(column.name)):
             return False  # a name that speaks of something else
-        return reference.overlap == 1.0 and reference.coverage >= 0.5 and column.n_distinct >= 20
+        ends = _largest(column) >= 0.97 * _largest(key)
+        return reference.overlap == 1.0 and reference.coverage >= 0.5 and column.n_distinct >= 20 and ends
     return column.n_distinct >= 3 or reference.coverage >= 0.5

@@ -101,6 +101,25 @@ MEASURES = _words(
 )
 """Quantities, which are no keys even where their numbers occur among keys."""
 
+QUANTITIES = _words(
+    """
+    num count counts total likes number_of n gross length duration anzahl summe
+    """
+)
+"""Words of quantities that no column of keys has."""
+EVENT_KEYS = _words(
+    """
+    order orders invoice session basket line position bestellung rechnung beleg bon receipt transaction visit event
+    """
+)
+"""Keys of events that rows may belong to."""
+IDENTIFIERS = _words(
+    """
+    isbn isbn13 ean gtin upc asin barcode mpn serial imdb tmdb doi slug uuid guid
+    """
+)
+"""Identifiers that other catalogues use."""
+
 PRIVATE = _words(
     """
     email mail phone telephone mobile fax password passwort hash street address strasse anschrift adresse
@@ -193,6 +212,8 @@ def names_a(name: str, vocabulary: frozenset[str]) -> bool:
 @cache
 def singular(word: str) -> str:
     """A word without a plural ending of English, roughly."""
+    if word in ("movies", "cookies", "calories", "series", "species", "news"):
+        return word.removesuffix("s") if word in ("movies", "cookies", "calories") else word
     if word.endswith("ies") and len(word) > 4:
         return word[:-3] + "y"
     if word.endswith(("sses", "xes", "ches", "shes")):
