@@ -31,7 +31,8 @@ books.authors books.language_code books.original_publication_year text:books boo
         frozenset(
             {
                 ("ratings_v1.book_id", "books.book_id"), ("book_tags.goodreads_book_id", "books.goodreads_book_id"),
-                ("book_tags.tag_id", "tags.tag_id"), ("ratings_v2_users5pct.book_id", "books.book_id"),
+                ("book_tags.tag_id", "tags.tag_id"), ("ratings_v1.user_id", ""),
+                ("ratings_v2_users5pct.book_id", "books.book_id"),
             }
         ),
         frozenset(words("""
@@ -92,7 +93,9 @@ def origins(config: dict[str, Any]) -> frozenset[str]:
             case "text":
                 result.add(f"text:{tables[relation['node']]}")
             case _:
-                column = "flags" if name == "flags" else relation["column"].removesuffix("_year")
+                column = "flags" if name == "flags" else relation["column"]
+                if "-prepared" in data["nodes"][relation["node"]]["file"]:
+                    column = column.removesuffix("_year")  # made of a date
                 result.add(f"{tables[relation['node']]}.{column}")
     return frozenset(result)
 

@@ -196,7 +196,7 @@ def _scored(
     if any(c.kind == "text" for c in table):
         score -= 2.0  # texts are written of a few of the things that were bought or rated
     if via is not None:
-        score -= 0.5 if _behaviour(tables[via.table], None) > 0 or names_a(via.column, NEITHER) else 1.0
+        score += 0.5 if _are_headers(via, table, user, found) else -1.0
         reasons.append(f"users of its {via.table}")
     evidence = user_side.user + item_side.item + (time is not None)
     if not hinted and evidence < 2.0 and len(table.columns) > MOST_BARE:
@@ -204,6 +204,13 @@ def _scored(
     reasons.append(f"{table.rows:,} rows, {user.n_distinct:,} users, {item.n_distinct:,} items")
     sure = user_side.user - user_side.item > 0.5 or item_side.item - item_side.user > 0.5
     return Candidate(table.name, user.name, item.name, time, rating, via, score, tuple(reasons), sure)
+
+
+def _are_headers(via: Via, table: Table, user: Column, found: Sequence[Reference]) -> bool:
+    """Whether events are there for these rows alone, as orders are for their lines, and name a known user."""
+    children = {r.table for r in found if (r.target, r.key) == (via.table, via.key)}
+    known = names_a(user.name, USER) or any((r.table, r.column) == (via.table, user.name) for r in found)
+    return children == {table.name} and known
 
 
 def _behaviour(table: Table, parent: Table | None) -> float:

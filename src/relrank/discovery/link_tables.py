@@ -169,6 +169,10 @@ def _link(
         message = f"nearly every {node} has the same {other.name}, so the links say nothing"
         draft.find("left out", table.name, message, table.rows)
         return
+    if node == ends.user and table.rows >= 0.5 * ends.pairs.height and not (reference and reference.named):
+        message = "as many rows of users as interactions, without times: it may hold them under other keys"
+        draft.find("leak", table.name, message, table.rows)
+        return
     if reference is not None:
         yield reference
         target = (draft.type_of(reference.target) or NodeType("", None, None)).name
