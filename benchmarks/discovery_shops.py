@@ -425,12 +425,146 @@ users.age users.occupation friends
     )  # fmt: skip
 
 
+def flat(folder: Path) -> Truth:
+    """One row per purchase, keys in other notations than in the node tables, brands by name, anonymous views."""
+    rng = np.random.default_rng(5)
+    n, people = 450, 800
+    skus = [f"SKU-{i:04}" for i in range(n)]
+    bought = [(c, int(p)) for c in range(people) for p in rng.choice(n, rng.integers(5, 14), replace=False)]
+    moments = rng.integers(0, MINUTES, len(bought))
+    at = [START + timedelta(minutes=int(m)) for m in moments]
+    _flat_events(folder, rng, bought, at, skus)
+    rows = pl.DataFrame({"c": [b[0] for b in bought], "p": [b[1] for b in bought], "at": at})
+    by_product = rows.group_by("p").agg(pl.len(), pl.col("at").max()).sort("p")
+    by_person = rows.group_by("c").agg(pl.len(), pl.col("at").max()).sort("c")
+    sold = dict(zip(by_product["p"], by_product["len"], strict=True))
+    marks = [f"{a} {b}" for a in ("North", "Blue", "Old") for b in ("River", "Stone", "Oak", "Fox", "Mill")]
+    pl.DataFrame(
+        {
+            "index": range(n),
+            "sku": skus,
+            "title": [f"{WORDS[i % 30]} {WORDS[i % 23]} {WORDS[i % 7]} No {i}" for i in range(n)],
+            "brand": [m.upper() if rng.random() < 0.1 else m for m in rng.choice(marks, n)],
+            "category_id": rng.integers(10, 40, n),
+            "labels": ["; ".join(rng.choice(["new", "sale", "eco", "kids"], rng.integers(1, 3), replace=False))
+                       for _ in range(n)],
+            "price": [f"€ {x:.2f}" for x in rng.lognormal(3, 1, n)],
+            "size": rng.choice(["S", "M", "L", "n/a"], n),
+            "long_text": [" ".join(rng.choice(WORDS, 30)) for _ in range(n)],
+            "vat_rate": [19] * n,
+            "popularity": [sold.get(i, 0) + 3 for i in range(n)],
+            "released": [f"{2005 + i % 18}-03-01" for i in range(n)],
+        }
+    ).write_csv(folder / "products.csv")  # fmt: skip
+    pl.DataFrame(
+        {
+            "name": marks,
+            "country": rng.choice(["DE", "FR", "IT"], len(marks)),
+            "founded": rng.integers(1900, 2010, len(marks)),
+        }
+    ).write_csv(folder / "brands.csv")
+    pl.DataFrame(
+        {
+            "id": range(10, 40),
+            "name": [f"Category {i}" for i in range(30)],
+            "parent_id": [None] * 6 + [10 + i % 6 for i in range(24)],
+        }
+    ).write_csv(folder / "categories.csv")
+    pl.DataFrame(
+        {
+            "customer": [f"{c:06}" for c in range(people)],
+            "mail": [f"p{c}@mail.example" for c in range(people)],
+            "segment": rng.choice(["gold", "silver", "basic"], people),
+            "newsletter": rng.choice(["yes", "no"], people),
+            "birth_year": rng.integers(1940, 2005, people),
+            "postcode": [f"{x:05}" for x in rng.integers(1000, 1060, people)],
+            "last_purchase": by_person["at"].dt.strftime("%Y-%m-%d"),
+            "lifetime_orders": by_person["len"],
+        }
+    ).write_csv(folder / "customers.csv")
+    return Truth(
+        ("purchases", "customer", "sku", "bought_at"),
+        frozenset(words("""
+            products.brand products.category_id products.labels products.price products.size text:products
+            products.released brands.country brands.founded categories.parent_id customers.segment
+            customers.newsletter customers.birth_year customers.postcode page_views cart_events product_suppliers
+            suppliers.country
+        """)),
+        frozenset(
+            {
+                ("purchases.customer", "customers.customer"), ("purchases.sku", "products.sku"),
+                ("products.brand", "brands.name"), ("products.category_id", "categories.id"),
+                ("categories.parent_id", "categories.id"), ("page_views.visitor", "customers.customer"),
+                ("page_views.product", "products.sku"), ("cart_events.customer", "customers.customer"),
+                ("cart_events.sku", "products.sku"), ("product_suppliers.sku", "products.sku"),
+                ("product_suppliers.supplier", "suppliers.code"), ("returns.sku", "products.sku"),
+                ("returns.customer", "customers.customer"),
+            }
+        ),
+        frozenset(words("products.popularity customers.last_purchase customers.lifetime_orders")),
+    )  # fmt: skip
+
+
+def _flat_events(
+    folder: Path, rng: np.random.Generator, bought: list[tuple[int, int]], at: list[datetime], skus: list[str]
+) -> None:
+    """Purchases, views, carts, returns, suppliers and old prices."""
+    people, n = max(b[0] for b in bought) + 1, len(skus)
+    pl.DataFrame(
+        {
+            "purchase_id": range(5_000, 5_000 + len(bought)),
+            "customer": [str(b[0]) for b in bought],
+            "sku": [skus[b[1]].lower() if rng.random() < 0.3 else skus[b[1]] for b in bought],
+            "qty": rng.integers(1, 4, len(bought)),
+            "bought_at": [t.isoformat(sep=" ") for t in at],
+            "delivered_on": [(t + timedelta(days=3)).date().isoformat() for t in at],
+            "store": rng.integers(1, 9, len(bought)),
+        }
+    ).write_csv(folder / "purchases.csv")
+    seconds = [int((START + timedelta(minutes=int(m)) - datetime(1970, 1, 1)).total_seconds())
+               for m in rng.integers(0, MINUTES, 7000)]  # fmt: skip
+    pl.DataFrame(
+        {
+            "session": [f"s{x}" for x in rng.integers(0, 4000, 7000)],
+            "visitor": [None if rng.random() < 0.3 else f"{x:06}" for x in rng.integers(0, people, 7000)],
+            "product": [skus[p] for p in rng.integers(0, n, 7000)],
+            "ts": seconds,
+        }
+    ).write_csv(folder / "page_views.csv")
+    pl.DataFrame(
+        {
+            "customer": [f"{x:06}" for x in rng.integers(0, people, 2500)],
+            "sku": [skus[p] for p in rng.integers(0, n, 2500)],
+            "added": [(START + timedelta(minutes=int(m))).isoformat() for m in rng.integers(0, MINUTES, 2500)],
+        }
+    ).write_csv(folder / "cart_events.csv")
+    back = rng.choice(len(bought), 300, replace=False)
+    pl.DataFrame(
+        {
+            "customer": [f"{bought[i][0]:06}" for i in back],
+            "sku": [skus[bought[i][1]] for i in back],
+            "returned_on": [(at[i] + timedelta(days=9)).date().isoformat() for i in back],
+        }
+    ).write_csv(folder / "returns.csv")
+    supplied = [(s, f"V{x}") for s in skus for x in rng.choice(30, rng.integers(1, 3), replace=False)]
+    pl.DataFrame({"sku": [s[0] for s in supplied], "supplier": [s[1] for s in supplied]}).write_csv(
+        folder / "product_suppliers.csv"
+    )
+    pl.DataFrame(
+        {"code": [f"V{x}" for x in range(30)], "country": rng.choice(["CN", "DE", "PL"], 30), "rank": range(30)}
+    ).write_csv(folder / "suppliers.csv")
+    pl.DataFrame(
+        {"sku": skus * 2, "date": ["2022-01-01"] * n + ["2023-01-01"] * n, "old_price": rng.random(2 * n)}
+    ).write_csv(folder / "price_history.csv")
+
+
 SHOPS: dict[str, Callable[[Path], Truth]] = {
     "english": english,
     "german": german,
     "database": database,
     "meaningless": meaningless,
     "films": films,
+    "flat": flat,
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from relrank.discovery.columns import Column, Table, tables_of
-from relrank.discovery.draft import Draft, NodeType, free_name, type_name
+from relrank.discovery.draft import Draft, NodeType, free_name, snake, type_name
 from relrank.discovery.interactions import Candidate, candidates, joined, settle
 from relrank.discovery.leaks import Figures
 from relrank.discovery.link_tables import Ends, read_links
@@ -200,7 +200,8 @@ def _read_node(draft: Draft, node: NodeType, sides: dict[str, Side], read: set[s
         column = draft.tables[reference.table][reference.column]
         config = {"kind": "attribute", "node": node.name, "column": reference.column, "target": target.name}
         why = f"keys of {reference.target} in {column.known_share:.0%} of the rows of {reference.table}"
-        draft.relate(target.name.replace(" ", "_"), config, column.where, why, column.n_distinct)
+        name = f"{snake(node.name)}_{snake(reference.column)}" if target is node else target.name.replace(" ", "_")
+        draft.relate(name, config, column.where, why, column.n_distinct)
 
 
 def _node_behind(draft: Draft, reference: Reference, hops: int) -> NodeType:

@@ -12,7 +12,7 @@ from relrank.discovery.columns import Column, Table
 from relrank.discovery.draft import Draft, NodeType, free_name, snake, type_name
 from relrank.discovery.interactions import timeliness
 from relrank.discovery.references import Reference, best_reference
-from relrank.discovery.vocabulary import MEASURES, NOTES, names_a
+from relrank.discovery.vocabulary import EVENT_KEYS, MEASURES, NOTES, names_a
 
 FEWEST_TARGETS = 3
 """Different targets of links, at least …"""
@@ -141,6 +141,7 @@ def _read(draft: Draft, ends: Ends, table: Table, linked: dict[str, str]) -> Ite
 def _third(draft: Draft, table: Table, used: set[str]) -> Column | None:
     """The column with the other end of links: keys of another table, else values that rows share."""
     left = [c for c in table if c.name not in used and c.may_be_key and not c.is_unique]
+    left = [c for c in left if not names_a(c.name, EVENT_KEYS)]
     keyed = [c for c in left if draft.references_of(table.name, c.name)]
     if keyed:
         return keyed[0]

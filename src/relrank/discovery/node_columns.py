@@ -11,9 +11,19 @@ import polars as pl
 from relrank.discovery.columns import MORE_MISSING, Column, Table
 from relrank.discovery.draft import Draft, NodeType, free_name, snake, type_name
 from relrank.discovery.leaks import Figures, sounds_computed
-from relrank.discovery.references import Reference
+from relrank.discovery.references import ALIKE, Reference
 from relrank.discovery.values import list_separator, path_mark, spellings
-from relrank.discovery.vocabulary import IDENTIFIERS, IDS, MEASURES, NOTES, PRIVATE, TITLES, names_a, words_of
+from relrank.discovery.vocabulary import (
+    IDENTIFIERS,
+    IDS,
+    MEASURES,
+    NOTES,
+    PARENTS,
+    PRIVATE,
+    TITLES,
+    names_a,
+    words_of,
+)
 
 CONSTANT = 0.98
 """Share of the most frequent value from which a column says nothing."""
@@ -70,7 +80,7 @@ def read_columns(draft: Draft, node: NodeType, sides: dict[str, Side]) -> list[R
             draft.find("left out", column.where, why)
         elif (leak := _leak(column, key, node, sides)) is not None:
             draft.find("leak", column.where, leak, column.n_known)
-        elif (reference := _reference(draft, column, node)) is not None:
+        elif (reference := _reference(draft, column, node) or _to_itself(column, key)) is not None:
             further.append(reference)
         elif column.name == title:
             draft.config["nodes"][node.name]["title"] = title
@@ -180,6 +190,17 @@ def _reference(draft: Draft, column: Column, node: NodeType) -> Reference | None
             continue
         return reference
     return None
+
+
+def _to_itself(column: Column, key: Column) -> Reference | None:
+    """The reference to the keys of the same table, such as that of a category to the one above it."""
+    if not (names_a(column.name, PARENTS) and column.may_be_key and column.is_whole == key.is_whole):
+        return None
+    overlap = float(column.distinct.is_in(key.distinct.implode()).mean() or 0)  # type: ignore[arg-type]
+    if overlap < ALIKE:
+        return None
+    share = column.n_distinct / key.n_distinct
+    return Reference(column.table, column.name, key.table, key.name, overlap, share, "same", 2)
 
 
 def _values(draft: Draft, node: NodeType, column: Column, is_user: bool) -> None:

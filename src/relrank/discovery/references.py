@@ -24,6 +24,9 @@ PROBE = 2_000
 ALIKE, NAMED = 0.9, 0.5
 """Smallest share of different values that are keys of the other table; where the names agree, the second."""
 
+FOLDED = 0.02
+"""Share of further keys that match in another notation, from which on keys are read in it."""
+
 Form = Literal["same", "folded"]
 """How values match keys: as they are written, or but for case, spaces and leading zeros."""
 
@@ -110,29 +113,25 @@ def _reference(column: Column, key: Column, among_rows: bool) -> Reference | Non
     if names_a(column.name, MEASURES) and not named:
         return None
     least = NAMED if named else ALIKE
+    found: list[Reference] = []
     forms: tuple[Form, ...] = ("same", "folded")
     for form in forms:
+        if found and found[0].overlap == 1.0:
+            break
         mine, others = (column.distinct, key.distinct) if form == "same" else (_folded(column), _folded(key))
         if form == "folded" and ((column.is_whole and key.is_whole) or others.n_unique() < key.n_distinct):
-            return None
+            break
         probe = mine if len(mine) <= PROBE else mine.sample(PROBE, seed=0)
         if float(probe.is_in(others.implode()).mean() or 0) < 0.8 * least:  # type: ignore[arg-type]
             continue
         both = int(mine.unique().is_in(others.implode()).sum())
         overlap, coverage = both / max(1, mine.n_unique()), both / key.n_distinct
         reference = Reference(
-            column.table,
-            column.name,
-            key.table,
-            key.name,
-            overlap,
-            coverage,
-            form,
-            named,
-        )
+            column.table, column.name, key.table, key.name, overlap, coverage, form, named
+        )  # fmt: skip
         if overlap >= least and (named or _is_no_accident(column, key, reference)):
-            return reference
-    return None
+            found.append(reference)
+    return max(found, key=lambda r: r.overlap - (FOLDED if r.form == "folded" else 0.0), default=None)
 
 
 def _folded(column: Column) -> pl.Series:

@@ -113,6 +113,12 @@ EVENT_KEYS = _words(
     """
 )
 """Keys of events that rows may belong to."""
+PARENTS = _words(
+    """
+    parent above super upper belongs part ober oberkategorie eltern uebergeordnet vater
+    """
+)
+"""Words of a column that names a row of its own table."""
 IDENTIFIERS = _words(
     """
     isbn isbn13 ean gtin upc asin barcode mpn serial imdb tmdb doi slug uuid guid
