@@ -282,7 +282,9 @@ def _database(path: Path) -> Iterator[tuple[str, pl.DataFrame]]:
     with duckdb.connect(str(path), read_only=True) as connection:
         for (name,) in connection.execute("select table_name from duckdb_tables() order by 1").fetchall():
             quoted = name.replace('"', '""')
-            frame = pl.read_database(f'select * from "{quoted}"', connection)
+            cursor = connection.execute(f'select * from "{quoted}"')
+            columns = [c[0] for c in cursor.description or ()]
+            frame = pl.DataFrame(cursor.fetchall(), columns, orient="row", infer_schema_length=None, strict=False)
             if frame.height:
                 yield name, frame
 

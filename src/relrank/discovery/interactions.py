@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import permutations
 from math import log10
 
@@ -36,6 +36,8 @@ from relrank.errors import InputError, did_you_mean, one_of
 
 FEWEST_KEYS = 5
 """Different users, and different items, at least."""
+LEAST_SCORE = 2.0
+"""Score from which on a table may hold interactions."""
 MOST_BARE = 5
 """Columns of a table of interactions, at most, if neither names nor other tables speak for it."""
 CLOSE = 0.75
@@ -111,6 +113,11 @@ def candidates(tables: Mapping[str, Table], found: Sequence[Reference], hints: H
 
 
 def _check_hints(tables: Mapping[str, Table], hints: Hints) -> None:
+    columns = {c for table in tables.values() for c in table.columns}
+    for column in (hints.user, hints.item, hints.time, hints.rating):
+        if column is not None and column not in columns:
+            found = repr(column) + did_you_mean(column, columns)
+            raise InputError("column not found", where="hints", expected="a column of a table", found=found)
     if hints.interactions is None:
         return
     if hints.interactions not in tables:
@@ -327,13 +334,16 @@ def joined(candidate: Candidate, tables: Mapping[str, Table]) -> pl.DataFrame | 
     return rows.join(keyed, on="#key", how="inner", maintain_order="left").drop("#key")
 
 
-def settle(ranked: Sequence[Candidate], tables: Mapping[str, Table]) -> tuple[Candidate, list[Candidate]]:
+def settle(
+    ranked: Sequence[Candidate], tables: Mapping[str, Table], hints: Hints
+) -> tuple[Candidate, list[Candidate]]:
     """The interactions, and the tables that are equally likely.
 
     Raises:
         InputError: no table can hold interactions.
     """
-    likely = [c for c in ranked if c.score >= 2.0]
+    stated = hints.user is not None and hints.item is not None
+    likely = [c for c in ranked if stated or c.score >= LEAST_SCORE]
     if not likely:
         raise _none_found(tables)
     first = likely[0]
@@ -353,8 +363,3 @@ def _none_found(tables: Mapping[str, Table]) -> InputError:
         "several rows; name them if they are there (interactions, user, item)",
         found="; ".join(seen[:12]),
     )
-
-
-def with_hints(candidate: Candidate, hints: Hints) -> Candidate:
-    """The candidate with columns that hints state."""
-    return replace(candidate, time=hints.time or candidate.time, rating=hints.rating or candidate.rating)
