@@ -117,3 +117,24 @@ def test_an_order_in_which_times_tie_is_split_at_a_date():
     protocol = discover({"purchases": frame}).config["protocol"]
     assert protocol["split"] == "temporal"
     assert "2024-01-01" < protocol["valid_cut"] < protocol["cut"] < "2024-12-30"
+
+
+def test_columns_of_items_that_tell_who_chose_them_are_leaks(shop):
+    products = shop.tables["products"]
+    keys, people = products["product_id"], shop.tables["customers"]["customer_id"]
+    lists = [[keys[(i * 7 + k) % len(keys)] for k in range(1, 4)] for i in range(len(products))]
+    more = products.with_columns(
+        pl.Series("also_bought", ["|".join(row) for row in lists]),
+        pl.Series("fits", [";".join(row[:2]) for row in lists]),
+        pl.Series(
+            "buyers", ["|".join(people[(i * 3 + k) % len(people)] for k in range(3)) for i in range(len(products))]
+        ),
+        pl.Series("stock", range(len(products))),
+        pl.Series("stars", [3.5, 4.0, 4.5, 5.0] * (len(products) // 4)),
+        pl.Series("bestseller", ["yes", "no"] * (len(products) // 2)),
+    )
+    proposal = discover(shop.tables | {"products": more})
+    leaks = {f.where for f in proposal.findings if f.kind == "leak"}
+    assert {f"products.{c}" for c in ("also_bought", "buyers", "stock", "stars", "bestseller")} <= leaks
+    fits = proposal.config["relations"]["fits"]
+    assert (fits["target"], fits["separator"]) == ("product", ";")

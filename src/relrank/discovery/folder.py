@@ -138,8 +138,8 @@ def _add(result: Folder, name: str, parts: list[Path], whole: Path | None = None
     """Read one table, or note why it is left out."""
     first = parts[0]
     suffix = first.suffix.lower()
-    if suffix not in TABLES:
-        if suffix not in IGNORED:
+    if suffix not in TABLES or _is_note(first):
+        if suffix not in IGNORED and not _is_note(first):
             result.findings.append(Finding("left out", first.name, f"no table that can be read: {suffix}"))
         return
     try:
@@ -162,6 +162,11 @@ def _add(result: Folder, name: str, parts: list[Path], whole: Path | None = None
     except (*UNREADABLE, UnicodeDecodeError) as error:
         why = next(iter(str(error).splitlines()), type(error).__name__)[:160]
         result.findings.append(Finding("left out", (whole or first).name, f"cannot be read: {why}"))
+
+
+def _is_note(path: Path) -> bool:
+    """Whether a file is about the data, and no data."""
+    return path.stem.lower() in ("readme", "license", "licence", "changelog", "sources")
 
 
 def _read(path: Path) -> tuple[pl.DataFrame, Source]:

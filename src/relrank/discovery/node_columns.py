@@ -20,6 +20,9 @@ from relrank.discovery.vocabulary import (
     NOTES,
     PARENTS,
     PRIVATE,
+    RATING,
+    RELATED,
+    STOCK,
     TITLES,
     names_a,
     words_of,
@@ -34,6 +37,8 @@ FEWEST_VALUES = 0.02
 FEW_NUMBERS = 12
 """Different whole numbers up to which they are values of their own instead of bins."""
 BINS = 8
+FEWEST_USERS = 10
+"""Different values of a column that may name users, at least."""
 FEWEST_FLAGS = 5
 """Columns of 0 and 1 from which on they are read as one list."""
 FEWEST_YEARS = 6
@@ -177,9 +182,36 @@ def _leak(column: Column, key: Column, node: NodeType, sides: dict[str, Side]) -
     side = sides.get(node.name)
     if side is not None and (figure := side.figures.computed_as(column, key.text)) is not None:
         return f"is the {figure} of the interactions, held-out ones included"
-    if column.kind in ("number", "time") and sounds_computed(column.name):
+    if column.kind in ("number", "time", "flag") and sounds_computed(column.name):
         return "sounds like a figure of interactions: it may contain held-out ones"
-    return None
+    if side is None or side.figures.side != "items":
+        return None
+    if column.kind == "number" and names_a(column.name, STOCK):
+        return "what is left in stock depends on what was sold, held-out interactions included"
+    if column.kind == "number" and all(word in RATING for word in words_of(column.name)):
+        return "sounds like the mean rating of the interactions, held-out ones included"
+    return _names_users(column, sides)
+
+
+def _names_users(column: Column, sides: dict[str, Side]) -> str | None:
+    """Whether a column of items holds keys of users, who may be those that chose them."""
+    parts = _all_parts(column)
+    users = next(side for side in sides.values() if side.figures.side == "users")
+    if column.kind not in ("list", "value", "text") or parts.n_unique() < FEWEST_USERS:
+        return None
+    if bool(parts.head(1000).str.contains(r"^\d+$").all()):
+        return None  # small numbers are among the keys of users by accident
+    share = float(parts.unique().is_in(users.keys.implode()).mean() or 0)  # type: ignore[arg-type]
+    return "names users, who may be those of held-out interactions" if share >= ALIKE else None
+
+
+def _all_parts(column: Column) -> pl.Series:
+    """The values of all cells, where cells may hold several."""
+    if column.kind == "list":
+        lists = column.json_lists if column.json_lists is not None else column.values
+        parts = lists.drop_nulls().explode(empty_as_null=True, keep_nulls=True).drop_nulls()
+        return parts.cast(pl.String) if not parts.dtype.is_nested() else pl.Series([], dtype=pl.String)
+    return _parts(column, list_separator(column) if column.kind in ("value", "text") else None)
 
 
 def _reference(draft: Draft, column: Column, node: NodeType) -> Reference | None:
@@ -211,6 +243,9 @@ def _values(draft: Draft, node: NodeType, column: Column, is_user: bool) -> None
         _year(draft, node, column, name, is_user)
         return
     config: dict[str, Any] = {"kind": "attribute", "node": node.name, "column": column.name}
+    if node.key is not None and column.kind in ("list", "value", "text") and _names_own_kind(column, table[node.key]):
+        _alike(draft, node, column, config, name)
+        return
     if column.kind == "list":
         _list(draft, column, config, name)
         return
@@ -238,6 +273,28 @@ def _values(draft: Draft, node: NodeType, column: Column, is_user: bool) -> None
     config["target"] = draft.target(type_name(column.name))
     why = f"{parts.n_unique():,} {what} in {column.known_share:.0%} of the rows of {column.table}"
     draft.relate(name, config, column.where, why, parts.n_unique())
+
+
+def _names_own_kind(column: Column, key: Column) -> bool:
+    """Whether cells hold keys of the same table, as lists of similar items do."""
+    parts = _all_parts(column)
+    if parts.n_unique() < 3 or bool(parts.head(1000).str.contains(r"^\d$").all()):
+        return False
+    return float(parts.unique().is_in(key.distinct.implode()).mean() or 0) >= ALIKE  # type: ignore[arg-type]
+
+
+def _alike(draft: Draft, node: NodeType, column: Column, config: dict[str, Any], name: str) -> None:
+    """A relation to the nodes of the same type that a column names, unless it tells what users chose together."""
+    if names_a(column.name, RELATED):
+        message = f"names {node.name} nodes that were chosen together, in held-out interactions, too"
+        draft.find("leak", column.where, message, column.n_known)
+        return
+    if column.json_lists is not None:
+        draft.change(column.table, column.json_lists)
+    elif column.kind != "list" and (separator := list_separator(column)) is not None:
+        config["separator"] = separator
+    why = f"other {node.name} nodes that {column.known_share:.0%} of the rows of {column.table} name"
+    draft.relate(name, config | {"target": node.name}, column.where, why, column.n_known)
 
 
 def _year(draft: Draft, node: NodeType, column: Column, name: str, is_user: bool) -> None:
