@@ -15,6 +15,8 @@ import typer
 import relrank
 from relrank.cli.console_encoding import replace_missing_characters
 from relrank.cli.data import audit, fetch
+from relrank.cli.doctor import doctor
+from relrank.cli.init import init
 from relrank.cli.models import batch, evaluate, explain, export, fit, recommend
 from relrank.cli.service import serve
 from relrank.cli.studies import compare, report, study, tune
@@ -54,7 +56,8 @@ def options(
     """Which relations in your data make recommendations better? Answered with evidence."""
 
 
-for command in (fetch, audit, study, tune, fit, evaluate, compare, recommend, explain, serve, export, batch, report):
+COMMANDS = (init, fetch, audit, study, tune, fit, evaluate, compare, recommend, explain, serve, export, batch, report)
+for command in (*COMMANDS, doctor):
     app.command()(command)
 
 
