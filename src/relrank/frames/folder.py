@@ -27,13 +27,16 @@ STUDY_FILE = "study.toml"
 HEADER = "# Written by relrank.Study from data frames, and again when that study runs: edit a copy."
 
 
-def write_study(folder: Path, raw: Mapping[str, Any], tables: Mapping[str, pl.DataFrame]) -> list[str]:
+def write_study(
+    folder: Path, raw: Mapping[str, Any], tables: Mapping[str, pl.DataFrame], comments: Mapping[str, str]
+) -> list[str]:
     """Write frames and study file; files with the same content are not touched.
 
     Args:
         folder: of the study, locked if others may write it.
         raw: the study as plain values, of which ``data.path`` is replaced.
         tables: frames by file name.
+        comments: as for ``study_text``.
 
     Returns:
         Names of the files in ``frames/`` that had another content, new ones excluded.
@@ -61,7 +64,7 @@ def write_study(folder: Path, raw: Mapping[str, Any], tables: Mapping[str, pl.Da
             wrote = True
     if wrote:
         write_manifest(frames)
-    text = study_text(raw)
+    text = study_text(raw, comments)
     if not (folder / STUDY_FILE).is_file() or (folder / STUDY_FILE).read_text(encoding="utf-8") != text:
         with atomic_write(folder / STUDY_FILE) as temporary:
             temporary.write_text(text, encoding="utf-8")
@@ -92,10 +95,17 @@ def refuse_foreign(folder: Path) -> None:
         )
 
 
-def study_text(raw: Mapping[str, Any]) -> str:
-    """A study file of plain values, whose tables are in ``frames/``."""
+def study_text(raw: Mapping[str, Any], comments: Mapping[str, str]) -> str:
+    """A study file of plain values, whose tables are in ``frames/``.
+
+    Args:
+        raw: the study.
+        comments: by dotted name of a section.
+    """
     data = {"path": FRAMES, **{key: value for key, value in raw["data"].items() if key != "path"}}
-    return f"{HEADER}\n\n{tomli_w.dumps(toml_values({**raw, 'data': data}))}"
+    lines = [HEADER, "", *tomli_w.dumps(toml_values({**raw, "data": data})).splitlines()]
+    above = {f"[{section}]": " ".join(text.split()) for section, text in comments.items()}
+    return "".join(f"# {above[line]}\n{line}\n" if line in above else f"{line}\n" for line in lines)
 
 
 def toml_values(value: Any, where: str = "rr.Study") -> Any:

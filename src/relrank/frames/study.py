@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import polars as pl
 
@@ -15,6 +15,7 @@ from relrank.frames.folder import STUDY_FILE, refuse_foreign, study_text, write_
 from relrank.frames.main_module import check_main_module
 from relrank.frames.native import to_library
 from relrank.frames.progress import in_notebook, step_progress, study_progress
+from relrank.frames.proposing import merged, propose
 from relrank.frames.sources import WHERE, Columns, Sources
 from relrank.io.atomic import named
 from relrank.report import answer, write_report
@@ -32,6 +33,7 @@ from relrank.tables.config import check
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
+    from relrank.discovery import Finding
     from relrank.graph.graph import Graph
     from relrank.runs.fitted_run import FittedRun
     from relrank.study.engines.engine import Engine
@@ -60,11 +62,11 @@ class Study:
             like the column ``item``, or else the one with a column of that name; likewise of the users.
         links: ``(frame, source_column, target_column)`` or ``rr.Links``, by name.
         texts: a frame with the items' column and one named "text", ``(frame, key, text)``, or ``rr.Texts``.
-        relations: settings by name, as in a study file. By default ``init`` proposes them.
+        relations: settings by name, as in a study file. By default ``init`` proposes them before the study runs.
         features: of nodes, likewise.
         weights: of interactions, as ``[interactions]`` in a study file.
-        protocol: as in a study file, or the name of a split. By default the last interaction of each user is held
-            out, or a random one where there are no times.
+        protocol: as in a study file, or the name of a split. By default that of the proposal; without one the last
+            interaction of each user is held out, or a random one where there are no times.
         models: names, or settings as in a study file.
         study: settings as in ``[study]`` of a study file, such as ``{"metric": "ndcg@10"}``.
         valid: frame of validation rows with the columns of ``interactions``, for ``protocol="given"``.
@@ -113,6 +115,7 @@ class Study:
         out: Path | str | None = None,
     ) -> None:
         columns = Columns(user, item, time, rating, duplicates, unknown, missing, time_unit)
+        self._columns = columns
         parts = {part: rows for part, rows in (("valid", valid), ("test", test)) if rows is not None}
         self._sources = Sources.of(interactions, columns, nodes, links, texts, parts, na_values)
         given = self._sources.data
@@ -129,6 +132,10 @@ class Study:
             "models": None if models is None else [{"name": m} if isinstance(m, str) else m for m in models],
             "study": study or {},
         }
+        self._protocol_is_default = protocol is None and test is None
+        self._needs_proposal = relations is None
+        self._findings: list[Finding] = []
+        self._comments: dict[str, str] = {}
         config = self._config()
         self.folder = Path("runs") / config.name if folder is None else folder
         self._prepared: tuple[StudyConfig, bool, StudyData] | None = None
@@ -143,6 +150,7 @@ class Study:
         Raises:
             InputError: a setting is wrong.
         """
+        self._settle()
         return self._config()
 
     @property
@@ -164,6 +172,33 @@ class Study:
     def graph(self) -> Graph:
         """The graph of the first split, with all relations."""
         return self.data.split_contexts[0].graph
+
+    def init(self) -> Self:
+        """Look at the frames, and add the relations, links, texts, filters and split that ``relrank init`` proposes.
+
+        What was stated stays as it is. ``run``, ``audit`` and the others do this by themselves if the study was made
+        without ``relations``.
+
+        Returns:
+            Itself; ``findings`` says what was found, and a notebook shows it.
+
+        Raises:
+            InputError: the frames fit no study.
+        """
+        proposal = propose(self._sources, self._columns)
+        sections, derived = merged(proposal, self._raw)
+        self._raw |= {
+            name: value for name, value in sections.items() if name != "protocol" or self._protocol_is_default
+        }
+        self._sources.tables |= derived
+        self._findings, self._comments, self._needs_proposal = proposal.findings, proposal.comments, False
+        return self
+
+    @property
+    def findings(self) -> Any:
+        """What ``init`` found and left out, and why, as a frame: ``kind``, ``where``, ``message``, ``count``."""
+        rows = [{name: getattr(f, name) for name in views.FINDINGS} for f in self._findings]
+        return self._native(pl.DataFrame(rows, schema=views.FINDINGS))
 
     def audit(self, quiet: bool = False) -> Any:
         """Check data and split for leaks before anything is fitted.
@@ -335,7 +370,8 @@ class Study:
 
     def to_toml(self) -> str:
         """The study file that ``save`` writes."""
-        return study_text(self._plain())
+        self._settle()
+        return study_text(self._plain(), self._comments)
 
     def save(self, folder: Path | str) -> Path:
         """Write the frames and the study file into a folder, from which ``relrank study FILE`` runs it.
@@ -348,7 +384,8 @@ class Study:
         """
         folder = named(Path(folder))
         folder.mkdir(parents=True, exist_ok=True)
-        write_study(folder, self._plain(), self._sources.tables)
+        self._settle()
+        write_study(folder, self._plain(), self._sources.tables, self._comments)
         return folder / STUDY_FILE
 
     # showing it
@@ -360,12 +397,19 @@ class Study:
         return views.study_html(self._summary())
 
     def _summary(self) -> views.Summary:
-        result = None if self._done is None or self._done[0] != self.config else self._done[1]
+        config = self._config()
+        result = None if self._done is None or self._done[0] != config else self._done[1]
         tables = {name.removesuffix(".parquet"): frame.shape for name, frame in self._sources.tables.items()}
         sentence = "" if result is None else answer(result)
-        return views.Summary(self.config, self.folder, tables, result, sentence)
+        found = [(f.kind, f.where, f.message) for f in self._findings]
+        return views.Summary(config, self.folder, tables, result, sentence, found, self._needs_proposal)
 
     # inner workings
+
+    def _settle(self) -> None:
+        """Propose relations if the study was made without any."""
+        if self._needs_proposal and not self.relations:
+            self.init()
 
     def _plain(self) -> dict[str, Any]:
         """The study as plain values, without empty sections."""
@@ -381,7 +425,7 @@ class Study:
             return self._prepared[2]
         refuse_foreign(self.folder)
         with study_folder(self.folder, config):
-            changed = write_study(self.folder, self._plain(), self._sources.tables)
+            changed = write_study(self.folder, self._plain(), self._sources.tables, self._comments)
             with step_progress("reading the frames", quiet) as progress:
                 for name in changed:
                     progress(f"{name.removesuffix('.parquet')} changed since the last run", 0, None)

@@ -15,6 +15,7 @@ from relrank.runs.fitted_run import FittedRun
 from relrank.study.config import StudyConfig
 from relrank.study.result import StudyResult, titles_of
 
+FINDINGS = {"kind": pl.String, "where": pl.String, "message": pl.String, "count": pl.Int64}
 PLAN_SCHEMA = {
     "step": pl.Int64,
     "relation": pl.String,
@@ -53,6 +54,8 @@ class Summary:
     result: StudyResult | None
     answer: str
     proposed: Sequence[tuple[str, str, str]] = ()
+    proposes: bool = False
+    """Whether relations are still to be proposed."""
 
 
 def plan(result: StudyResult) -> pl.DataFrame:
@@ -82,7 +85,7 @@ def study_text(summary: Summary) -> str:
     """A study in a few lines."""
     lines = [f"Study {summary.config.name} in {summary.folder}"]
     lines += [f"  {name}: {rows:,} rows, {columns} columns" for name, (rows, columns) in summary.tables.items()]
-    lines.append(f"  relations: {_relations(summary.config)}")
+    lines.append(f"  relations: {_relations(summary)}")
     lines.append(f"  {summary.answer}" if summary.result is not None else "  not run yet: run()")
     return "\n".join(lines)
 
@@ -94,7 +97,7 @@ def study_html(summary: Summary) -> str:
         html.table(
             ("frame", "rows", "columns"), [(n, f"{r:,}", c) for n, (r, c) in summary.tables.items()], numbers=2
         ),
-        html.line(f"relations: {_relations(config)}"),
+        html.line(f"relations: {_relations(summary)}"),
         html.line(f"split: {config.protocol.split}; models: {', '.join(m.name for m in config.models)}", faint=True),
     ]
     if summary.proposed:
@@ -113,5 +116,7 @@ def framed(page: str, height: int) -> str:
     return f'<iframe srcdoc="{escape(page)}" sandbox="{sandbox}" height="{int(height)}" style="{style}"></iframe>'
 
 
-def _relations(config: StudyConfig) -> str:
-    return ", ".join(config.titles.get(name, name) for name in config.relations) or "none"
+def _relations(summary: Summary) -> str:
+    config = summary.config
+    nothing = "to be proposed: init()" if summary.proposes else "none"
+    return ", ".join(config.titles.get(name, name) for name in config.relations) or nothing
