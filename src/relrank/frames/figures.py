@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -28,7 +30,7 @@ COLOURS = {
     "negligible": "#7a7a7a",
     "undecided": "#b27300",
 }
-ROW_HEIGHT = 34
+ROW_HEIGHT = 42
 """Pixels of a row of a figure."""
 
 
@@ -66,7 +68,10 @@ def effects(result: StudyResult, model: str | None = None) -> Figure:
         raise InputError("no verdicts of this model", where="plot_effects", expected=one_of(models), found=found)
     rows = judged.filter(pl.col("model") == model).sort(pl.col("held").fill_null(0.0), maintain_order=True)
     titles, digits = titles_of(result.card), result.decimals
-    names = [titles.get(name, name) for name in rows["relation"]]
+    names = [
+        f"{_label(titles, name)}<br><i>{verdict}</i>"
+        for name, verdict in rows.select("relation", "verdict").iter_rows()
+    ]
     metric, margin = metric_name(result.card["metric"]), rows["margin"][0]
     figure = go.Figure()
     if margin is not None:
@@ -77,7 +82,8 @@ def effects(result: StudyResult, model: str | None = None) -> Figure:
             opacity=0.18,
             line_width=0,
             annotation_text="margin",
-            annotation_position="top left",
+            annotation_position="top right",
+            annotation_yshift=18,
         )
     figure.add_vline(0, line_color="#7a7a7a", line_width=1)
     for kind, (title, symbol) in EFFECTS.items():
@@ -89,11 +95,8 @@ def effects(result: StudyResult, model: str | None = None) -> Figure:
                 mode="markers",
                 name=title,
                 marker={"symbol": symbol, "size": 10, "color": [COLOURS[v] for v in rows["verdict"]]},
-                customdata=[
-                    [verdict, _spoken(row, kind, digits)]
-                    for verdict, row in zip(rows["verdict"], rows.iter_rows(named=True), strict=True)
-                ],
-                hovertemplate="%{y}: %{customdata[0]}<br>" + title + " %{customdata[1]}<extra></extra>",
+                customdata=[_spoken(row, kind, digits) for row in rows.iter_rows(named=True)],
+                hovertemplate="%{y}<br>" + title + " %{customdata}<extra></extra>",
                 visible=True if kind == "held" else "legendonly",
             )
         )
@@ -120,17 +123,17 @@ def plan(result: StudyResult) -> Figure:
         raise InputError("study without a plan", where="plot_plan", expected="a relation that adds", found="none")
     titles, digits, metric = titles_of(result.card), result.decimals, metric_name(result.card["metric"])
     steps = card["steps"]
-    names = ["interactions", *(f"+ {titles.get(s['relation'], s['relation'])}" for s in steps)]
+    names = ["interactions", *(f"+ {_label(titles, s['relation'])}" for s in steps)]
     labels = [f"{at}. {name}" if at else name for at, name in enumerate(names)]
-    values = [card["base"], *(card["base"] + step["total"] for step in steps)]
+    values = [card["base"], *(card["base"] + (step["total"] or 0.0) for step in steps)]
     hover = ["no relation", *(f"adds {_spoken(s, 'adds', digits)}<br>{s['rows']:,} rows" for s in steps)]
-    built = card["build"] + 1
+    colours = [COLOURS["helps"] if 0 < at <= card["build"] else "#7a7a7a" for at in range(len(values))]
     figure = go.Figure(
         go.Scatter(
             x=labels,
             y=values,
             mode="lines+markers",
-            marker={"size": 11, "color": [COLOURS["helps"]] * built + ["#7a7a7a"] * (len(values) - built)},
+            marker={"size": 11, "color": colours},
             line={"color": "#7a7a7a"},
             customdata=hover,
             hovertemplate=f"%{{x}}: {metric} %{{y:.{digits}f}}<br>%{{customdata}}<extra></extra>",
@@ -157,7 +160,7 @@ def leaderboard(result: StudyResult, most: int = 20) -> Figure:
     go = load_plotly()
     rows = result.leaderboard.filter(~pl.col("arm").str.ends_with("rewired")).head(most).reverse()
     titles, metric = arm_titles_of(result.card), metric_name(result.card["metric"])
-    names = [f"{model} · {titles.get(arm, arm)}" for model, arm in rows.select("model", "arm").iter_rows()]
+    names = [f"{escape(model)} · {_label(titles, arm)}" for model, arm in rows.select("model", "arm").iter_rows()]
     figure = go.Figure()
     for model in rows["model"].unique(maintain_order=True).reverse():
         of_model = [at for at, name in enumerate(rows["model"]) if name == model]
@@ -168,7 +171,7 @@ def leaderboard(result: StudyResult, most: int = 20) -> Figure:
                 y=[names[at] for at in of_model],
                 error_x=_bars(part, "mean", "low", "high"),
                 mode="markers",
-                name=model,
+                name=escape(model),
                 marker={"size": 9},
                 hovertemplate=f"%{{y}}: %{{x:.{result.decimals}f}}<extra></extra>",
             )
@@ -178,6 +181,11 @@ def leaderboard(result: StudyResult, most: int = 20) -> Figure:
     )
     figure.update_yaxes(automargin=True, type="category", categoryorder="array", categoryarray=names)
     return figure
+
+
+def _label(titles: Mapping[str, str], name: str) -> str:
+    """A name as Plotly shows it, which reads some HTML."""
+    return escape(titles.get(name, name))
 
 
 def _height(rows: int) -> int:
@@ -193,6 +201,7 @@ def _bars(rows: pl.DataFrame, middle: str, low: str | None = None, high: str | N
         "array": (rows[high] - rows[middle]).to_list(),
         "arrayminus": (rows[middle] - rows[low]).to_list(),
         "thickness": 1.5,
+        "color": "#7a7a7a",
     }
 
 

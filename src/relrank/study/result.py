@@ -145,7 +145,7 @@ class StudyResult:
                 (
                     row["model"],
                     titles.get(row["relation"], row["relation"]),
-                    row["verdict"],
+                    row["verdict"] + (f" with {row['interchangeable_with']}" if row["interchangeable_with"] else ""),
                     *(self._effect(row, kind) for kind in ("held", "alone", "placebo")),
                 )
                 for row in self.verdicts.iter_rows(named=True)
@@ -162,6 +162,8 @@ class StudyResult:
     def _effect(self, row: Mapping[str, Any], kind: str) -> str:
         if row.get(kind) is None:
             return "not run"
+        if row[kind] == row[f"{kind}_low"] == row[f"{kind}_high"] == 0:
+            return "0, the same"
         low, high = (signed(row[f"{kind}_{end}"], self.decimals) for end in ("low", "high"))
         return f"{signed(row[kind], self.decimals)} ({low} … {high})"
 
