@@ -154,7 +154,11 @@ TWO = {"product": PRODUCTS, "stock": PRODUCTS.select("sku")}
         ({"links": {"sold": PURCHASES}}, "not described", "DataFrame"),
         ({"links": {"sold": (PURCHASES, "sku", "shop")}}, "column not found", "customer, sku"),
         ({"texts": (PRODUCTS, "sku", "review")}, "column not found", "title"),
-        ({"relations": {"made": {"kind": "attribut"}}}, "setting does not fit", "'attribut'; did you mean 'attribute'"),
+        (
+            {"relations": {"made": {"kind": "attribut"}}},
+            "setting does not fit",
+            "'attribut'; did you mean 'attribute'",
+        ),
         ({"models": ["ease"], "study": {"metric": "ndcg@7"}}, "unknown metric", "ndcg@7"),
         ({"protocol": "random"}, "setting does not fit", "random"),
         ({"name": "a/b"}, "setting does not fit", "a/b"),

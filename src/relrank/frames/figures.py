@@ -103,9 +103,7 @@ def effects(result: StudyResult, model: str | None = None) -> Figure:
     figure.update_layout(
         title={"text": f"What each relation adds to {metric}, {model}"},
         xaxis_title=f"difference in {metric}, 95 % interval",
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
         height=_height(len(names)),
-        margin={"t": 110},
     )
     figure.update_yaxes(automargin=True, type="category")
     return figure

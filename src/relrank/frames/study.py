@@ -14,7 +14,7 @@ from relrank.frames import figures, views
 from relrank.frames.folder import STUDY_FILE, refuse_foreign, study_text, write_study
 from relrank.frames.main_module import check_main_module
 from relrank.frames.native import to_library
-from relrank.frames.progress import in_notebook, step_progress, study_progress
+from relrank.frames.progress import Display, in_notebook, step_progress, study_progress
 from relrank.frames.proposing import merged, propose
 from relrank.frames.sources import WHERE, Columns, Sources
 from relrank.io.atomic import named
@@ -426,9 +426,9 @@ class Study:
         refuse_foreign(self.folder)
         with study_folder(self.folder, config):
             changed = write_study(self.folder, self._plain(), self._sources.tables, self._comments)
+            for name in changed:
+                Display(quiet).note(f"{name.removesuffix('.parquet')} changed since the last run")
             with step_progress("reading the frames", quiet) as progress:
-                for name in changed:
-                    progress(f"{name.removesuffix('.parquet')} changed since the last run", 0, None)
                 read = read_study(self.folder / STUDY_FILE)
                 data = prepare(shrink(read) if smoke else read, self.folder, smoke, progress)
         self._prepared = config, smoke, data

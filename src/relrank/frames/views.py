@@ -113,7 +113,8 @@ def framed(page: str, height: int) -> str:
     """A complete page inside another one; it can neither read nor change the page around it."""
     style = "width:100%;border:1px solid rgba(128,128,128,.4);background:#fff"
     sandbox = "allow-scripts allow-popups allow-downloads allow-modals"
-    return f'<iframe srcdoc="{escape(page)}" sandbox="{sandbox}" height="{int(height)}" style="{style}"></iframe>'
+    frame = f'<iframe srcdoc="{escape(page)}" sandbox="{sandbox}" height="{int(height)}" style="{style}"></iframe>'
+    return f"<div>{frame}</div>"
 
 
 def _relations(summary: Summary) -> str:

@@ -41,8 +41,9 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]], numbers: in
 
     def cells(tag: str, values: Sequence[object]) -> str:
         texts = len(values) - numbers
+        left, right = "text-align:left;max-width:34em", "text-align:right;white-space:nowrap"
         return "".join(
-            f'<{tag} style="text-align:{"left" if at < texts else "right"};padding:.15em .8em .15em 0;'
+            f'<{tag} style="{left if at < texts else right};padding:.15em .8em .15em 0;'
             f'border-bottom:{LINE};vertical-align:top;background:none;color:inherit">{escaped(value)}</{tag}>'
             for at, value in enumerate(values)
         )
