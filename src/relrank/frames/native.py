@@ -19,6 +19,8 @@ def to_library(frame: pl.DataFrame, library: Library) -> Any:
     if library in WITHOUT_ARROW:
         columns = {name: frame[name].to_list() for name in frame.columns}
         return nw.from_dict(columns, _schema(frame), backend=library).to_native()
+    if library == "pyarrow":
+        return frame.to_arrow(compat_level=pl.CompatLevel.oldest())
     return nw.from_arrow(frame, backend=library).to_native()
 
 
