@@ -131,8 +131,12 @@ def some_cells(done: rr.Study) -> list[Cell]:
 def test_progress_counts_cells_and_time_and_ends_with_a_sentence(done):
     now, display, cells = [0.0], Shown(), some_cells(done)
     callback = StudyProgress(display, lambda: now[0])
+    later = 5  # cells that results decide on
+    expected = {name: sum(c.model.name == name for c in cells) for name in ("popularity", "sparse-ease")}
+    callback.begin(expected | {"sparse-ease": expected["sparse-ease"] + later})
+    assert callback.total == len(cells) + later
     callback.plan(cells, 1)
-    assert callback.total == len(cells)
+    assert callback.total == len(cells) + later
     assert callback.seconds_left() is None
     for at, cell in enumerate(cells[:3]):
         result = type("Result", (), {"model": cell.model.name})()
@@ -141,14 +145,14 @@ def test_progress_counts_cells_and_time_and_ends_with_a_sentence(done):
             callback.on_status(cell, "fitting")
             now[0] += 10.0
         callback.done(cell, result, at > 0)
-    left = len(cells) - 3
+    left = len(cells) - 3 + later
     assert callback.seconds_left() == pytest.approx(10.0 * left)
-    assert display.lines[-1] == f"3 of {len(cells)} cells, about {progress._duration(10.0 * left)} left"
+    assert display.lines[-1] == f"3 of {len(cells) + later} cells, about {progress._duration(10.0 * left)} left"
     callback.skipped(cells[3:4], "too large")
-    assert callback.total == len(cells) - 1
+    assert callback.total == len(cells) + later - 1
     callback.end(False)
     assert display.lines[-1] == (
-        f"3 cells, 1 of them from an earlier run of {len(cells) - 1}; run again to go on, 20 s."
+        f"3 cells, 1 of them from an earlier run of {len(cells) + later - 1}; run again to go on, 20 s."
     )
 
 

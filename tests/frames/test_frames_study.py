@@ -145,6 +145,15 @@ def test_smoke_runs_have_a_folder_of_their_own(tmp_path):
     assert "smoke run" in result._repr_html_()
 
 
+def test_a_fast_run_is_the_first_part_of_the_whole_one(tmp_path):
+    one = study(tmp_path / "shop", study={"seeds": [0, 1], "trials": 2}, protocol="random-leave-one-out")
+    quick = one.run(fast=True, quiet=True)
+    assert quick.card["seeds"] == [0]
+    assert "1 of 2 splits" in str(quick.card["audit"])
+    keys = {cell["key"] for cell in quick.card["cells"]}
+    assert keys < {cell["key"] for cell in one.run(quiet=True).card["cells"]}
+
+
 def test_without_relations_they_are_proposed(tmp_path):
     one = study(tmp_path / "shop", relations=None)
     assert one.relations == {}

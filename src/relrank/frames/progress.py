@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from relrank.io.html import escaped
+from relrank.report import answer
 from relrank.study.callbacks import NullCallback
 from relrank.study.cell import Cell
 from relrank.study.cell_store import CellResult
+from relrank.study.result import StudyResult
 
 INTERVAL = 0.2
 """Seconds between two updates of a display."""
@@ -84,23 +86,36 @@ class Display:
 
 
 class StudyProgress(NullCallback):
-    """A study callback that shows how many cells are done, the time left, and which cells run.
+    """A study callback that shows how many cells are done, the time left, which cells run, and the answer so far.
 
-    The total grows where results decide which further cells there are. The time left follows from each model's mean
-    time so far.
+    The total is an estimate where results decide which further cells there are. The time left follows from each
+    model's mean time so far.
     """
 
     def __init__(self, display: Display, clock: Callable[[], float] = time.monotonic) -> None:
         self._display, self._clock = display, clock
         self._began = clock()
         self._left: dict[str, Cell] = {}
+        self._expected: dict[str, int] = {}
+        """Estimated number of cells of each model that have not finished."""
+        self._answer = ""
         self._running: dict[str, tuple[float, str]] = {}
         self._seconds: dict[str, list[float]] = {}
-        self.total = self.done_cells = self.reused = 0
+        self._planned = self.done_cells = self.reused = 0
+
+    @property
+    def total(self) -> int:
+        """Number of cells: those planned, or an estimate that includes later ones."""
+        return max(self._planned, self.done_cells + sum(n for n in self._expected.values() if n > 0))
+
+    def begin(self, expected: Mapping[str, int]) -> None:
+        """The study begins, with an estimate of its number of cells by model."""
+        self._expected = dict(expected)
+        self._show()
 
     def plan(self, cells: list[Cell], finished: int) -> None:
         """Add cells, of which an earlier run has finished some."""
-        self.total += len(cells)
+        self._planned += len(cells)
         self.reused += finished
         self._left |= {_name(cell): cell for cell in cells}
         self._show()
@@ -124,6 +139,7 @@ class StudyProgress(NullCallback):
     def done(self, cell: Cell, result: CellResult, fresh: bool) -> None:
         """A cell has a result."""
         self.done_cells += 1
+        self._expected[result.model] = self._expected.get(result.model, 0) - 1
         self._left.pop(_name(cell), None)
         began, _ = self._running.pop(_name(cell), (None, ""))
         if fresh and began is not None:
@@ -134,16 +150,26 @@ class StudyProgress(NullCallback):
         """Cells are left out."""
         for cell in cells:
             self._running.pop(_name(cell), None)
-            self.total -= self._left.pop(_name(cell), None) is not None
+            self._planned -= self._left.pop(_name(cell), None) is not None
+            self._expected[cell.model.name] = self._expected.get(cell.model.name, 0) - 1
         self._display.note(why)
+
+    def provisional(self, assemble: Callable[[], StudyResult]) -> None:
+        """Show what the finished cells say so far."""
+        result = assemble()
+        self._answer = f"so far: {result.card['progress']['so_far'] or answer(result)}"
+        self._show()
 
     def seconds_left(self) -> float | None:
         """Estimate of the time left; None before the first cell has finished in this run."""
         means = {model: sum(each) / len(each) for model, each in self._seconds.items()}
         if not means:
             return None
-        mean = max(means.values())
-        seconds = sum(means.get(cell.model.name, mean) for cell in self._left.values())
+        planned: dict[str, int] = {}
+        for cell in self._left.values():
+            planned[cell.model.name] = planned.get(cell.model.name, 0) + 1
+        waiting = {name: max(planned.get(name, 0), self._expected.get(name, 0)) for name in planned | self._expected}
+        seconds = sum(n * means.get(name, max(means.values())) for name, n in waiting.items())
         return seconds / max(len(self._running), 1)
 
     def end(self, complete: bool) -> None:
@@ -157,7 +183,8 @@ class StudyProgress(NullCallback):
         left = self.seconds_left()
         text = f"{self.done_cells:,} of {self.total:,} cells" + (f", about {_duration(left)} left" if left else "")
         running = [f"{name}{f': {message}' if message else ''}" for name, (_, message) in self._running.items()]
-        self._display.show(text, self.done_cells / max(self.total, 1), running[:8])
+        details = [*([self._answer] if self._answer else []), *running[:8]]
+        self._display.show(text, self.done_cells / max(self.total, 1), details)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -19,6 +20,7 @@ from relrank.frames.proposing import merged, propose
 from relrank.frames.sources import WHERE, Columns, Sources
 from relrank.io.atomic import named
 from relrank.report import answer, write_report
+from relrank.study import budget
 from relrank.study.config import StudyConfig, check_accepted, read_study
 from relrank.study.engines.engine import SequentialEngine
 from relrank.study.engines.process_engine import ProcessEngine
@@ -232,7 +234,7 @@ class Study:
 
     # running it
 
-    def run(self, jobs: int = 1, smoke: bool = False, quiet: bool = False) -> StudyResult:
+    def run(self, jobs: int = 1, fast: bool = False, smoke: bool = False, quiet: bool = False) -> StudyResult:
         """Fit every model on every arm, judge the relations, write the report and save the best model.
 
         An interrupted run resumes, and a finished one is loaded.
@@ -240,6 +242,7 @@ class Study:
         Args:
             jobs: cells that run at once, each in a process of its own. In a script this needs
                 ``if __name__ == "__main__":`` around what it does, since each process imports the script.
+            fast: the first split and closed forms only; a later run without it goes on from there.
             smoke: a test run with few users and trials, in a folder of its own; its figures mean nothing.
             quiet: show no progress.
 
@@ -251,11 +254,16 @@ class Study:
             InputError: data or settings are wrong, or the folder belongs to another study or is in use.
         """
         engine = self._engine(jobs)
-        config, folder = self.config, self.folder
+        config, folder, left_out = self.config, self.folder, None
         check_accepted(config, WHERE)
+        if fast:
+            config, left_out = budget.fast(config)
         if smoke:
             config, folder = shrink(config), folder.with_name(f"{folder.name}-smoke")
         data = self._prepare(quiet, smoke)
+        if left_out is not None:
+            contexts = tuple(c for c in data.split_contexts if c.seed in config.study.seeds)
+            data = replace(data, split_contexts=contexts, findings=(*data.findings, left_out))
         refuse_leaks(leaks_of(data.findings), config.study.accept_leaks)
         with study_folder(folder, config, smoke):
             with engine as running, study_progress(quiet) as callback:
