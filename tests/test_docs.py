@@ -175,6 +175,8 @@ def test_links_out_of_the_docs_lead_to_pages_of_the_site():
         "[d](https://example.org) [e](#f)"
     )
     assert site_pages.moved("[a](docs/leaks.md#b)", Path(), Path("project")) == "[a](../leaks.md#b)"
+    source = site_pages.moved("[a](../src/relrank/errors.py)", Path("docs"), Path())
+    assert re.fullmatch(r"\[a\]\(https://.+/src/relrank/errors.py\)", source)
 
 
 def test_every_public_name_is_in_the_api_reference():
@@ -262,6 +264,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]
                 result = CliRunner().invoke(app, words, env={"COLUMNS": "80"})
                 assert result.exit_code == 0, result.output
                 output += result.output
+        shutil.copytree("shop", "our-shop")  # the name of the folder on other pages
         yield folder, output
 
 

@@ -16,9 +16,7 @@ DOCS = Path(__file__).parents[1]
 ROOT = DOCS.parent
 OUTSIDE = {"CHANGELOG.md": "project/changelog.md", "CONTRIBUTING.md": "project/contributing.md"}
 """Pages that live above docs/, and where the site has them."""
-OPTIONAL = {"init.md": "init.md", "python.md": "python.md", "notebooks/": "notebooks/*.ipynb"}
-PENDING = [entry for entry, files in OPTIONAL.items() if not any(DOCS.glob(files))]
-"""Pages that the navigation may name before they are written."""
+REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["urls"]["Homepage"]
 STUDIES = "project/study-files.md"
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#\s]+)((?:#[^)\s]*)?\))")
 
@@ -31,9 +29,7 @@ def on_config(config: Any) -> Any:
 
 def _expanded(entry: Any) -> Any:
     if isinstance(entry, list):
-        return [
-            _expanded(one) for one in entry if not (isinstance(one, dict) and next(iter(one.values())) in PENDING)
-        ]
+        return [_expanded(one) for one in entry]
     if isinstance(entry, dict):
         return {title: _expanded(inner) for title, inner in entry.items()}
     if not entry.endswith("/"):
@@ -78,7 +74,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 def moved(markdown: str, place: Path, onsite: Path) -> str:
     """Markdown whose relative links, of a page in folder ``place`` of the repository, work in folder ``onsite``.
 
-    Links to files above docs/ and to notebooks lead to the pages that the site has of them.
+    Links to files above docs/ and to notebooks lead to the pages that the site has of them, else to the repository.
     """
 
     def link(match: re.Match[str]) -> str:
@@ -98,7 +94,7 @@ def moved(markdown: str, place: Path, onsite: Path) -> str:
         elif inside.as_posix() in OUTSIDE:
             new = OUTSIDE[inside.as_posix()]
         else:
-            return match.group(0)
+            return f"{REPOSITORY}/blob/main/{inside.as_posix()}{match.group(2)}"
         return "../" * len(onsite.parts) + new + anchor
 
     return LINK.sub(link, markdown)
