@@ -121,8 +121,6 @@ class Estimator:
         relations: Mapping[str, Any] | None = None,
         features: Mapping[str, Any] | None = None,
         weights: Mapping[str, Any] | None = None,
-        min_rating: float | None = None,
-        core: int = 0,
         duplicates: str | None = None,
         unknown: str | None = None,
         missing: str | None = None,
@@ -146,8 +144,6 @@ class Estimator:
             relations: settings by name, as in a study file.
             features: settings by name.
             weights: of interactions.
-            min_rating: lowest rating of the rows to keep.
-            core: users and items with fewer rows are dropped until none is left.
             duplicates: policy for a (user, item) that occurs twice.
             unknown: policy for keys that are not in the node table.
             missing: policy for rows without a key, number or time.
@@ -163,12 +159,11 @@ class Estimator:
         """
         columns = Columns(user, item, time, rating, duplicates, unknown, missing, time_unit)
         sources = Sources.of(interactions, columns, nodes, links, texts, na_values=na_values, where=FIT)
-        sections = {"relations": relations, "features": features, "interactions": weights}
-        raw = {"data": sources.data, **{name: value for name, value in sections.items() if value is not None}}
+        raw = {"data": sources.data, "relations": relations, "features": features, "interactions": weights}
         settings = check(toml_values(raw, FIT), _Settings, FIT)
         with step_progress(f"fitting {self.model}", quiet) as progress:
             tables = _read(sources, settings.data)
-            split = split_without_test(tables, min_rating, core)
+            split = split_without_test(tables)
             graph = build_graph(tables, split, settings.relations, settings.features, settings.interactions, progress)
             model = self._fitted(graph, lambda epoch, of: progress("epochs", epoch, of))
         self._tables, self._library, self._served = tables, sources.library, None
