@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import polars as pl
 
 from relrank.discovery.columns import Column, Table, tables_of
-from relrank.discovery.draft import Draft, NodeType, free_name, type_name
+from relrank.discovery.draft import Draft, NodeType, free_name, snake, type_name
 from relrank.discovery.interactions import Candidate, candidates, joined, settle
 from relrank.discovery.leaks import Figures
 from relrank.discovery.link_tables import Ends, read_links
@@ -16,6 +16,7 @@ from relrank.discovery.node_columns import Side, read_columns
 from relrank.discovery.proposal import Choice, Hints, Proposal
 from relrank.discovery.protocol import choose_protocol
 from relrank.discovery.references import Reference, references
+from relrank.discovery.reshaping import attributes_in_rows, split_by_event
 from relrank.discovery.vocabulary import ITEM, USER, is_meaningless, names_a
 from relrank.errors import InputError
 from relrank.tables.missing import NA_VALUES
@@ -38,26 +39,41 @@ def discover(tables: Mapping[str, pl.DataFrame], hints: Hints | None = None) -> 
         InputError: no table can hold interactions, or a hint names a table or column that does not exist.
     """
     hints = hints or Hints()
-    known = tables_of(tables)
+    known, logs = _split_logs(tables_of(tables), hints)
     found = references(known)
-    chosen, rivals = settle(candidates(known, found, hints), known)
-    draft = Draft(known, found)
-    rows, name = _interactions(draft, chosen)
+    chosen, rivals = settle(candidates(known, found, hints), known, hints)
+    draft = Draft(known, found, new=logs)
+    for name, rows_of_log in logs.items():
+        draft.find("cleaning", name, "the rows of one kind of event, as a table of their own", rows_of_log.height)
+    name = _interactions(draft, chosen)
+    node_tables = _node_tables(draft, chosen, name)
+    rows = _rows(draft, chosen, name)
     choices = _choices(chosen, rivals)
     for rival in rivals:
         message = f"could hold the interactions as well as {chosen.table}"
         draft.find("ambiguous", rival.table, message, known[rival.table].rows)
-    sides = _sides(draft, chosen, rows, hints)
+    sides = _sides(draft, chosen, node_tables, rows, hints)
     protocol = choose_protocol(
         rows.select("user", "item", *(c for c in ("time", "rating") if c in rows.columns)).unique(["user", "item"])
     )
     draft.find("protocol", chosen.table, protocol.message)
-    _follow(draft, sides, _ends(draft, chosen, sides, protocol.config))
+    _follow(draft, sides, _ends(draft, chosen, sides, rows, protocol.config))
     return _proposal(draft, chosen, name, sides, protocol.config, protocol.comments, choices)
 
 
-def _interactions(draft: Draft, chosen: Candidate) -> tuple[pl.DataFrame, str]:
-    """The interactions with columns ``user``, ``item``, ``time`` and ``rating``, and the name of their table."""
+def _split_logs(tables: dict[str, Table], hints: Hints) -> tuple[dict[str, Table], dict[str, pl.DataFrame]]:
+    """The tables with logs of several behaviours replaced by a table for each, and these."""
+    logs: dict[str, pl.DataFrame] = {}
+    result: dict[str, Table] = {}
+    for name, table in tables.items():
+        parts = {} if hints.interactions == name else split_by_event(table)
+        logs |= parts
+        result |= tables_of(parts) if parts else {name: table}
+    return result, logs
+
+
+def _interactions(draft: Draft, chosen: Candidate) -> str:
+    """The name of the table with the interactions, which is made if rows have to be joined with their events."""
     frame, name = joined(chosen, draft.tables), chosen.table
     if frame is not None and chosen.via is not None:
         name = free_name(f"{chosen.table}-with-{chosen.via.table}", draft.tables, "-")
@@ -71,17 +87,52 @@ def _interactions(draft: Draft, chosen: Candidate) -> tuple[pl.DataFrame, str]:
             raise InputError(
                 "column not found", where=name, expected=f"a column {column!r}", found=", ".join(table.columns)
             )
-    rows = {"user": table[chosen.user].text, "item": table[chosen.item].text}
+    draft.find("interactions", chosen.table, "; ".join(chosen.reasons), table.rows)
+    return name
+
+
+def _node_tables(draft: Draft, chosen: Candidate, name: str) -> dict[str, Reference | None]:
+    """The references from users and items to their node tables, whose keys the interactions then use."""
+    found: dict[str, Reference | None] = {}
+    for side, column in (("user", chosen.user), ("item", chosen.item)):
+        table = chosen.via.table if chosen.via and side == "user" else chosen.table
+        taken = {r.target for r in found.values() if r is not None}
+        found[side] = _node_table(draft, draft.tables[table][column], taken)
+        if (reference := found[side]) is not None:
+            draft.read_keys(reference, name)
+        else:
+            found[side] = _made_node_table(draft, chosen, name, column, side)
+    return found
+
+
+def _made_node_table(draft: Draft, chosen: Candidate, name: str, column: str, side: str) -> Reference | None:
+    """The reference to a node table that is made of the interactions, if these repeat attributes in their rows."""
+    event = None if chosen.via is None else chosen.via.column
+    used = {chosen.user, chosen.item, chosen.time, chosen.rating, event}
+    frame = attributes_in_rows(draft.tables[name], draft.tables[name][column], used)
+    if frame is None:
+        return None
+    made = free_name(f"{name}-{side}s", draft.tables, "-")
+    draft.new[made], draft.tables[made] = frame, Table(made, frame)
+    draft.references += references(draft.tables, of=made)
+    message = f"a row per {side} is made of {', '.join(frame.columns[1:])}, which the interactions repeat"
+    draft.find("cleaning", name, message, frame.height)
+    return Reference(name, column, made, column, 1.0, 1.0, "same", 2)
+
+
+def _rows(draft: Draft, chosen: Candidate, name: str) -> pl.DataFrame:
+    """The interactions with columns ``user``, ``item``, and if there are any ``time``, ``rating`` and ``event``."""
+    table = draft.tables[name]
+    rows = {"user": draft.text_of(name, chosen.user), "item": draft.text_of(name, chosen.item)}
+    if chosen.via is not None:
+        rows["event"] = table[chosen.via.column].text
     time = None if chosen.time is None else table[chosen.time]
     if time is not None and time.times is not None:
         rows["time"] = time.times
-        if not time.times_are_plain:
-            draft.change(name, time.times.alias(time.name))
-            draft.find("cleaning", time.where, "dates that are not ISO are read as dates", time.n_known)
+        draft.read_times(time)
     if chosen.rating is not None and (numbers := table[chosen.rating].numbers) is not None:
         rows["rating"] = numbers
-    draft.find("interactions", chosen.table, "; ".join(chosen.reasons), table.rows)
-    return pl.DataFrame(rows).drop_nulls(["user", "item"]), name
+    return pl.DataFrame(rows).drop_nulls(["user", "item"])
 
 
 def _choices(chosen: Candidate, rivals: list[Candidate]) -> tuple[Choice, ...]:
@@ -94,19 +145,25 @@ def _choices(chosen: Candidate, rivals: list[Candidate]) -> tuple[Choice, ...]:
     return tuple(choices)
 
 
-def _sides(draft: Draft, chosen: Candidate, rows: pl.DataFrame, hints: Hints) -> dict[str, Side]:
+def _sides(
+    draft: Draft,
+    chosen: Candidate,
+    node_tables: Mapping[str, Reference | None],
+    rows: pl.DataFrame,
+    hints: Hints,
+) -> dict[str, Side]:
     """Users and items by type, with their node tables."""
     sides: dict[str, Side] = {}
     for side, column, wanted in (("user", chosen.user, hints.user_node), ("item", chosen.item, hints.item_node)):
-        table = draft.tables[chosen.via.table if chosen.via and side == "user" else chosen.table]
-        reference = _node_table(draft, table[column])
-        name = wanted or _named(column, reference, side)
+        reference = node_tables[side]
+        made = reference is not None and reference.target in draft.new
+        name = wanted or _named(column, None if made else reference, side)
         name = free_name(name, sides)
         target, key = (reference.target, reference.key) if reference is not None else (None, None)
         node = NodeType(name, target, key)
         draft.nodes[name] = node
         other = "item" if side == "user" else "user"
-        more = [c for c in ("time", "rating") if c in rows.columns]
+        more = [c for c in ("time", "rating", "event") if c in rows.columns]
         figures = Figures(f"{side}s", rows.select(pl.col(side).alias("key"), pl.col(other).alias("other"), *more))
         sides[name] = Side(name, rows[side].unique(), figures)
         if reference is not None:
@@ -125,18 +182,32 @@ def _named(column: str, reference: Reference | None, side: str) -> str:
     return type_name(names[0]) if names else side
 
 
-def _node_table(draft: Draft, column: Column) -> Reference | None:
+def _node_table(draft: Draft, column: Column, taken: Collection[str | None]) -> Reference | None:
     """The table with a row per node of a column of keys; of several the one with the most to say."""
-    found = draft.references_of(column.table, column.name)
-    return max(found, key=lambda r: (r.named, round(r.overlap, 1), len(draft.tables[r.target].columns)), default=None)
+    found = [r for r in draft.references_of(column.table, column.name) if r.target not in taken]
+
+    def worth(reference: Reference) -> tuple[float, ...]:
+        columns = len(draft.tables[reference.target].columns)
+        return reference.named, round(reference.strength, 1), columns
+
+    return max(found, key=worth, default=None)
 
 
-def _ends(draft: Draft, chosen: Candidate, sides: dict[str, Side], protocol: Mapping[str, Any]) -> Ends:
+def _ends(
+    draft: Draft, chosen: Candidate, sides: dict[str, Side], rows: pl.DataFrame, protocol: Mapping[str, Any]
+) -> Ends:
     user, item = sides
     of_user = draft.tables[chosen.via.table if chosen.via else chosen.table][chosen.user]
     keys = {user: of_user, item: draft.tables[chosen.table][chosen.item]}
     timed = chosen.time is not None
-    return Ends(user, item, keys, timed, protocol["split"] == "temporal")
+    return Ends(user, item, keys, _first_rows(rows), timed, protocol["split"] == "temporal")
+
+
+def _first_rows(rows: pl.DataFrame) -> pl.DataFrame:
+    """Each pair of user and item once, with its first time if there are dates."""
+    if "time" not in rows.columns:
+        return rows.select("user", "item").unique()
+    return rows.group_by("user", "item").agg(pl.col("time").min())
 
 
 def _follow(draft: Draft, sides: dict[str, Side], ends: Ends) -> None:
@@ -164,10 +235,12 @@ def _read_node(draft: Draft, node: NodeType, sides: dict[str, Side], read: set[s
     draft.config["nodes"].setdefault(node.name, {"file": node.table, "key": node.key})
     for reference in read_columns(draft, node, sides):
         target = _node_behind(draft, reference, node.hops + 1)
+        draft.read_keys(reference)
         column = draft.tables[reference.table][reference.column]
         config = {"kind": "attribute", "node": node.name, "column": reference.column, "target": target.name}
         why = f"keys of {reference.target} in {column.known_share:.0%} of the rows of {reference.table}"
-        draft.relate(target.name.replace(" ", "_"), config, column.where, why, column.n_distinct)
+        name = f"{snake(node.name)}_{snake(reference.column)}" if target is node else target.name.replace(" ", "_")
+        draft.relate(name, config, column.where, why, column.n_distinct)
 
 
 def _node_behind(draft: Draft, reference: Reference, hops: int) -> NodeType:

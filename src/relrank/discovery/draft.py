@@ -9,9 +9,9 @@ from typing import Any
 
 import polars as pl
 
-from relrank.discovery.columns import Table
+from relrank.discovery.columns import Column, Table
 from relrank.discovery.proposal import Finding, FindingKind
-from relrank.discovery.references import Reference
+from relrank.discovery.references import Reference, fold
 from relrank.discovery.vocabulary import IDS, singular, words_of
 
 PREPARED = "prepared"
@@ -49,6 +49,7 @@ class Draft:
         changed: columns that replace those of a table, or are added to it, by table.
         new: tables that are derived as a whole.
         used: tables whose rows the study uses.
+        judged: further tables that links were looked for in.
         na_words: further words for missing values.
     """
 
@@ -61,6 +62,7 @@ class Draft:
     changed: dict[str, dict[str, pl.Series]] = field(default_factory=dict)
     new: dict[str, pl.DataFrame] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
+    judged: set[str] = field(default_factory=set)
     na_words: set[str] = field(default_factory=set)
 
     def find(self, kind: FindingKind, where: str, message: str, count: int = 0) -> None:
@@ -70,6 +72,41 @@ class Draft:
     def change(self, table: str, values: pl.Series) -> None:
         """Replace or add a column of a table."""
         self.changed.setdefault(table, {})[values.name] = values
+
+    def read_times(self, column: Column) -> None:
+        """Replace dates that a study file cannot read as they are written."""
+        if column.times is not None and not column.times_are_plain:
+            self.change(column.table, column.times.alias(column.name))
+            self.find("cleaning", column.where, "dates that are not ISO are read as dates", column.n_known)
+
+    def read_keys(self, reference: Reference, table: str | None = None) -> None:
+        """Replace keys that match those of another table but for case, spaces and leading zeros.
+
+        Args:
+            reference: from the keys to the other table.
+            table: in which they are replaced, if it is not that of the reference.
+        """
+        if reference.form == "same":
+            return
+        table, column = table or reference.table, reference.column
+        mine, other = self.tables[table][column], self.tables[reference.target][reference.key]
+        of = pl.DataFrame({"fold": fold(other.distinct), "key": other.distinct}).unique("fold", keep="none")
+        values = pl.DataFrame({"own": mine.text, "fold": fold(mine.text)}).join(
+            of, on="fold", how="left", maintain_order="left"
+        )
+        same = mine.text.is_in(other.distinct.implode())
+        spelled = values.select(pl.when(~pl.Series(same)).then(pl.coalesce("key", "own")).otherwise("own"))
+        read = spelled.to_series().alias(column)
+        changed = int((read != mine.text).sum())
+        if changed:
+            self.change(table, read)
+            message = f"keys that match {other.where} but for case, spaces or zeros are read as those"
+            self.find("cleaning", mine.where, message, changed)
+
+    def text_of(self, table: str, column: str) -> pl.Series:
+        """The values of a column as text, as the study will read them."""
+        changed = self.changed.get(table, {}).get(column)
+        return self.tables[table][column].text if changed is None else changed.cast(pl.String)
 
     def relate(self, name: str, config: dict[str, Any], where: str, why: str, count: int = 0) -> str:
         """Add a relation under a name that is free; returns the name."""
@@ -135,4 +172,5 @@ def type_name(name: str) -> str:
         word for word in words_of(name) if word not in IDS and word not in ("dim", "tbl", "table", "master", "csv")
     ]
     words = [re.sub(r"(?<=[a-z]{3})(id|nr|nummer)$", "", word) for word in words]
+    words = [word for word in words if len(word) > 1] or words
     return " ".join([*words[:-1], singular(words[-1])]) if words else name.strip() or "node"

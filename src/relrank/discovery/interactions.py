@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import permutations
 from math import log10
 
 import polars as pl
 
 from relrank.discovery.columns import Column, Table
+from relrank.discovery.leaks import sounds_computed
 from relrank.discovery.proposal import Hints
 from relrank.discovery.references import Reference
 from relrank.discovery.vocabulary import (
+    EVENT_KEYS,
     ITEM,
     ITEM_ATTRIBUTES,
     LATER,
     MEASURES,
     NEITHER,
+    QUANTITIES,
     RATING,
     STARTS,
     STRONG,
@@ -33,6 +36,10 @@ from relrank.errors import InputError, did_you_mean, one_of
 
 FEWEST_KEYS = 5
 """Different users, and different items, at least."""
+LEAST_SCORE = 2.0
+"""Score from which on a table may hold interactions."""
+MOST_BARE = 5
+"""Columns of a table of interactions, at most, if neither names nor other tables speak for it."""
 CLOSE = 0.75
 """Difference of scores below which two tables are equally likely."""
 
@@ -106,6 +113,11 @@ def candidates(tables: Mapping[str, Table], found: Sequence[Reference], hints: H
 
 
 def _check_hints(tables: Mapping[str, Table], hints: Hints) -> None:
+    columns = {c for table in tables.values() for c in table.columns}
+    for column in (hints.user, hints.item, hints.time, hints.rating):
+        if column is not None and column not in columns:
+            found = repr(column) + did_you_mean(column, columns)
+            raise InputError("column not found", where="hints", expected="a column of a table", found=found)
     if hints.interactions is None:
         return
     if hints.interactions not in tables:
@@ -145,9 +157,10 @@ def _may_be_side(column: Column, hints: Hints) -> bool:
         return True
     if not column.may_be_key or column.n_distinct < FEWEST_KEYS or column.known_share < 0.5:
         return False
-    return column.n_distinct < 0.95 * column.n_known and not (
-        names_a(column.name, MEASURES | TIME) and not names_a(column.name, USER | ITEM)
-    )
+    if names_a(column.name, QUANTITIES) or sounds_computed(column.name):
+        return False
+    measured = names_a(column.name, MEASURES | TIME) and not names_a(column.name, USER | ITEM)
+    return column.n_distinct < 0.95 * column.n_known and not measured
 
 
 def _are_events(table: Table) -> bool:
@@ -185,12 +198,26 @@ def _scored(
         reasons.append(f"ratings in {rating!r}")
     behaviour = _behaviour(table, parent)
     score += behaviour + 0.4 * log10(max(10, table.rows))
+    if via is None and any(_is_third(c, {user.name, item.name}, found) for c in table):
+        score -= 1.5 if _pairs(table, user, item, via, tables).is_duplicated().mean() else 0.5
+    if any(c.kind == "text" for c in table):
+        score -= 2.0  # texts are written of a few of the things that were bought or rated
     if via is not None:
-        score -= 0.5 if _behaviour(tables[via.table], None) > 0 or names_a(via.column, NEITHER) else 1.5
+        score += 0.5 if _are_headers(via, table, user, found) else -1.0
         reasons.append(f"users of its {via.table}")
+    evidence = user_side.user + item_side.item + (time is not None)
+    if not hinted and evidence < 2.0 and len(table.columns) > MOST_BARE:
+        return None
     reasons.append(f"{table.rows:,} rows, {user.n_distinct:,} users, {item.n_distinct:,} items")
     sure = user_side.user - user_side.item > 0.5 or item_side.item - item_side.user > 0.5
     return Candidate(table.name, user.name, item.name, time, rating, via, score, tuple(reasons), sure)
+
+
+def _are_headers(via: Via, table: Table, user: Column, found: Sequence[Reference]) -> bool:
+    """Whether events are there for these rows alone, as orders are for their lines, and name a known user."""
+    children = {r.table for r in found if (r.target, r.key) == (via.table, via.key)}
+    known = names_a(user.name, USER) or any((r.table, r.column) == (via.table, user.name) for r in found)
+    return children == {table.name} and known
 
 
 def _behaviour(table: Table, parent: Table | None) -> float:
@@ -208,7 +235,8 @@ def _side(column: Column, tables: Mapping[str, Table], found: Sequence[Reference
         side.user += 2.5
     if names_a(column.name, ITEM):
         side.item += 2.5
-    reference = next((r for r in found if (r.table, r.column) == (column.table, column.name)), None)
+    mine = [r for r in found if (r.table, r.column) == (column.table, column.name)]
+    reference = max(mine, key=lambda r: r.strength, default=None)
     is_neither = names_a(column.name, NEITHER) and not names_a(column.name, USER | ITEM)
     if reference is not None:
         target = tables[reference.target]
@@ -225,13 +253,7 @@ def _side(column: Column, tables: Mapping[str, Table], found: Sequence[Reference
 
 def _crosses(table: Table, user: Column, item: Column, via: Via | None, tables: Mapping[str, Table]) -> bool:
     """Whether users have several items and items several users, which two levels of a hierarchy have not."""
-    if via is None:
-        pairs = pl.DataFrame({"u": user.text, "i": item.text})
-    else:
-        events = pl.DataFrame({"e": tables[via.table][via.key].text, "u": user.text})
-        rows = pl.DataFrame({"e": table[via.column].text, "i": item.text})
-        pairs = rows.join(events, on="e", how="inner").select("u", "i")
-    pairs = pairs.drop_nulls()
+    pairs = _pairs(table, user, item, via, tables)
     different = pairs.n_unique()
     if different < 0.1 * pairs.height or pairs.height < 0.3 * table.rows:
         return False
@@ -248,6 +270,23 @@ def _time(table: Table, parent: Table | None, hints: Hints) -> str | None:
         if times:
             return max(times, key=timeliness).name
     return None
+
+
+def _pairs(table: Table, user: Column, item: Column, via: Via | None, tables: Mapping[str, Table]) -> pl.DataFrame:
+    """The pairs of user and item of all rows that have both."""
+    if via is None:
+        return pl.DataFrame({"u": user.text, "i": item.text}).drop_nulls()
+    events = pl.DataFrame({"e": tables[via.table][via.key].text, "u": user.text})
+    rows = pl.DataFrame({"e": table[via.column].text, "i": item.text})
+    return rows.join(events, on="e", how="inner").select("u", "i").drop_nulls()
+
+
+def _is_third(column: Column, used: set[str], found: Sequence[Reference]) -> bool:
+    """Whether rows are about something beside a user and an item, such as the tag that one gave the other."""
+    if column.name in used or not column.may_be_key or column.is_unique:
+        return False
+    refers = any((r.table, r.column) == (column.table, column.name) and r.named == 2 for r in found)
+    return refers and names_a(column.name, NEITHER) and not names_a(column.name, EVENT_KEYS)
 
 
 def timeliness(column: Column) -> tuple[float, float, float]:
@@ -295,13 +334,16 @@ def joined(candidate: Candidate, tables: Mapping[str, Table]) -> pl.DataFrame | 
     return rows.join(keyed, on="#key", how="inner", maintain_order="left").drop("#key")
 
 
-def settle(ranked: Sequence[Candidate], tables: Mapping[str, Table]) -> tuple[Candidate, list[Candidate]]:
+def settle(
+    ranked: Sequence[Candidate], tables: Mapping[str, Table], hints: Hints
+) -> tuple[Candidate, list[Candidate]]:
     """The interactions, and the tables that are equally likely.
 
     Raises:
         InputError: no table can hold interactions.
     """
-    likely = [c for c in ranked if c.score >= 2.0]
+    stated = hints.user is not None and hints.item is not None
+    likely = [c for c in ranked if stated or c.score >= LEAST_SCORE]
     if not likely:
         raise _none_found(tables)
     first = likely[0]
@@ -321,8 +363,3 @@ def _none_found(tables: Mapping[str, Table]) -> InputError:
         "several rows; name them if they are there (interactions, user, item)",
         found="; ".join(seen[:12]),
     )
-
-
-def with_hints(candidate: Candidate, hints: Hints) -> Candidate:
-    """The candidate with columns that hints state."""
-    return replace(candidate, time=hints.time or candidate.time, rating=hints.rating or candidate.rating)

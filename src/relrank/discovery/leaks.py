@@ -25,7 +25,8 @@ class Figures:
 
     Attributes:
         side: "users" or "items", for messages.
-        rows: of the interactions, with columns ``key`` (text), ``other`` (text) and any of ``time`` and ``rating``.
+        rows: of the interactions, with columns ``key`` (text), ``other`` (text) and any of ``time``, ``rating`` and
+            ``event``.
     """
 
     side: str
@@ -35,6 +36,8 @@ class Figures:
     def table(self) -> pl.DataFrame:
         """One row per key: numbers of rows and of the other side, mean rating, first and last time."""
         figures = [pl.len().alias("number of rows"), pl.col("other").n_unique().alias("number of the other side")]
+        if "event" in self.rows.columns:
+            figures.append(pl.col("event").n_unique().alias("number of events"))
         if "rating" in self.rows.columns:
             figures += [
                 pl.col("rating").mean().alias("mean rating"),

@@ -9,11 +9,24 @@ from typing import Any
 import polars as pl
 
 from relrank.discovery.columns import MORE_MISSING, Column, Table
-from relrank.discovery.draft import Draft, NodeType, snake, type_name
+from relrank.discovery.draft import Draft, NodeType, free_name, snake, type_name
 from relrank.discovery.leaks import Figures, sounds_computed
-from relrank.discovery.references import Reference
+from relrank.discovery.references import ALIKE, Reference
 from relrank.discovery.values import list_separator, path_mark, spellings
-from relrank.discovery.vocabulary import IDS, MEASURES, NOTES, PRIVATE, TITLES, names_a, words_of
+from relrank.discovery.vocabulary import (
+    IDENTIFIERS,
+    IDS,
+    MEASURES,
+    NOTES,
+    PARENTS,
+    PRIVATE,
+    RATING,
+    RELATED,
+    STOCK,
+    TITLES,
+    names_a,
+    words_of,
+)
 
 CONSTANT = 0.98
 """Share of the most frequent value from which a column says nothing."""
@@ -24,7 +37,15 @@ FEWEST_VALUES = 0.02
 FEW_NUMBERS = 12
 """Different whole numbers up to which they are values of their own instead of bins."""
 BINS = 8
+FEWEST_USERS = 10
+"""Different values of a column that may name users, at least."""
+FEWEST_FLAGS = 5
+"""Columns of 0 and 1 from which on they are read as one list."""
+FEWEST_YEARS = 6
+"""Different years of a column of dates, at least, for bins of years."""
 TITLE_WORDS = 12
+TITLE_OF_WORDS = 3.0
+"""Mean number of words from which on titles are texts that may be similar."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,15 +76,16 @@ def read_columns(draft: Draft, node: NodeType, sides: dict[str, Side]) -> list[R
     key = table[node.key or ""]
     further, texts = [], []
     title = _title(table, node, sides)
+    flags = _flag_columns(draft, node, table) if node.name in sides else set()
     for column in table:
-        if column.name == node.key:
+        if column.name == node.key or column.name in flags:
             continue
         draft.na_words.update(_odd_words(column))
         if (why := _useless(column)) is not None:
             draft.find("left out", column.where, why)
         elif (leak := _leak(column, key, node, sides)) is not None:
             draft.find("leak", column.where, leak, column.n_known)
-        elif (reference := _reference(draft, column, node)) is not None:
+        elif (reference := _reference(draft, column, node) or _to_itself(column, key)) is not None:
             further.append(reference)
         elif column.name == title:
             draft.config["nodes"][node.name]["title"] = title
@@ -76,6 +98,29 @@ def read_columns(draft: Draft, node: NodeType, sides: dict[str, Side]) -> list[R
     if node.name in sides and not _is_user(node, sides):
         _texts(draft, node, texts)
     return further
+
+
+def _flag_columns(draft: Draft, node: NodeType, table: Table) -> set[str]:
+    """Columns of 0 and 1, one per value, as one column of lists; returns their names."""
+    flags = [
+        c for c in table if c.kind in ("flag", "number") and set(c.distinct) <= {"0", "1"} and c.known_share == 1.0
+    ]
+    if len(flags) < FEWEST_FLAGS:
+        return set()
+    names = [c.name for c in flags]
+    held = [pl.when(pl.Series(c.name, c.text) == "1").then(pl.lit(c.name)) for c in flags]
+    lists = pl.select(pl.concat_list(held).list.drop_nulls()).to_series()
+    name = free_name("_and_".join((names[0], names[-1])), table.columns)
+    draft.change(table.name, lists.alias(name))
+    draft.find(
+        "cleaning",
+        table.name,
+        f"{len(names)} columns of 0 and 1, {names[0]} to {names[-1]}, are read as lists",
+        len(names),
+    )
+    config = {"kind": "attribute", "node": node.name, "column": name, "target": draft.target("flag")}
+    draft.relate("flags", config, table.name, f"which of {len(names)} columns of 0 and 1 hold 1", len(names))
+    return set(names)
 
 
 def _is_prose(column: Column) -> bool:
@@ -121,6 +166,10 @@ def _useless(column: Column) -> str | None:
         return f"{column.top_share:.0%} of the values are {column.counts['value'][0]!r}"
     if column.is_row_number:
         return "numbers the rows"
+    if names_a(column.name, IDENTIFIERS) and column.shared_share < SHARED:
+        return "an identifier of another catalogue"
+    if column.may_be_key and column.is_whole and column.is_unique and not names_a(column.name, MEASURES):
+        return "another identifier"
     if column.kind in ("url", "email"):
         return f"holds {'addresses of pages' if column.kind == 'url' else 'e-mail addresses'}"
     if names_a(column.name, PRIVATE):
@@ -133,9 +182,36 @@ def _leak(column: Column, key: Column, node: NodeType, sides: dict[str, Side]) -
     side = sides.get(node.name)
     if side is not None and (figure := side.figures.computed_as(column, key.text)) is not None:
         return f"is the {figure} of the interactions, held-out ones included"
-    if column.kind in ("number", "time") and sounds_computed(column.name):
+    if column.kind in ("number", "time", "flag") and sounds_computed(column.name):
         return "sounds like a figure of interactions: it may contain held-out ones"
-    return None
+    if side is None or side.figures.side != "items":
+        return None
+    if column.kind == "number" and names_a(column.name, STOCK):
+        return "what is left in stock depends on what was sold, held-out interactions included"
+    if column.kind == "number" and all(word in RATING for word in words_of(column.name)):
+        return "sounds like the mean rating of the interactions, held-out ones included"
+    return _names_users(column, sides)
+
+
+def _names_users(column: Column, sides: dict[str, Side]) -> str | None:
+    """Whether a column of items holds keys of users, who may be those that chose them."""
+    parts = _all_parts(column)
+    users = next(side for side in sides.values() if side.figures.side == "users")
+    if column.kind not in ("list", "value", "text") or parts.n_unique() < FEWEST_USERS:
+        return None
+    if bool(parts.head(1000).str.contains(r"^\d+$").all()):
+        return None  # small numbers are among the keys of users by accident
+    share = float(parts.unique().is_in(users.keys.implode()).mean() or 0)  # type: ignore[arg-type]
+    return "names users, who may be those of held-out interactions" if share >= ALIKE else None
+
+
+def _all_parts(column: Column) -> pl.Series:
+    """The values of all cells, where cells may hold several."""
+    if column.kind == "list":
+        lists = column.json_lists if column.json_lists is not None else column.values
+        parts = lists.drop_nulls().explode(empty_as_null=True, keep_nulls=True).drop_nulls()
+        return parts.cast(pl.String) if not parts.dtype.is_nested() else pl.Series([], dtype=pl.String)
+    return _parts(column, list_separator(column) if column.kind in ("value", "text") else None)
 
 
 def _reference(draft: Draft, column: Column, node: NodeType) -> Reference | None:
@@ -148,14 +224,28 @@ def _reference(draft: Draft, column: Column, node: NodeType) -> Reference | None
     return None
 
 
+def _to_itself(column: Column, key: Column) -> Reference | None:
+    """The reference to the keys of the same table, such as that of a category to the one above it."""
+    if not (names_a(column.name, PARENTS) and column.may_be_key and column.is_whole == key.is_whole):
+        return None
+    overlap = float(column.distinct.is_in(key.distinct.implode()).mean() or 0)  # type: ignore[arg-type]
+    if overlap < ALIKE:
+        return None
+    share = column.n_distinct / key.n_distinct
+    return Reference(column.table, column.name, key.table, key.name, overlap, share, "same", 2)
+
+
 def _values(draft: Draft, node: NodeType, column: Column, is_user: bool) -> None:
     """A relation to the values of a column, if nodes share them."""
     table = draft.tables[column.table]
     name = snake(column.name) if not is_user else f"{snake(node.name)}_{snake(column.name)}"
     if column.kind == "time":
-        draft.find("left out", column.where, "dates are no values that nodes share")
+        _year(draft, node, column, name, is_user)
         return
     config: dict[str, Any] = {"kind": "attribute", "node": node.name, "column": column.name}
+    if node.key is not None and column.kind in ("list", "value", "text") and _names_own_kind(column, table[node.key]):
+        _alike(draft, node, column, config, name)
+        return
     if column.kind == "list":
         _list(draft, column, config, name)
         return
@@ -183,6 +273,45 @@ def _values(draft: Draft, node: NodeType, column: Column, is_user: bool) -> None
     config["target"] = draft.target(type_name(column.name))
     why = f"{parts.n_unique():,} {what} in {column.known_share:.0%} of the rows of {column.table}"
     draft.relate(name, config, column.where, why, parts.n_unique())
+
+
+def _names_own_kind(column: Column, key: Column) -> bool:
+    """Whether cells hold keys of the same table, as lists of similar items do."""
+    parts = _all_parts(column)
+    if parts.n_unique() < 3 or bool(parts.head(1000).str.contains(r"^\d$").all()):
+        return False
+    return float(parts.unique().is_in(key.distinct.implode()).mean() or 0) >= ALIKE  # type: ignore[arg-type]
+
+
+def _alike(draft: Draft, node: NodeType, column: Column, config: dict[str, Any], name: str) -> None:
+    """A relation to the nodes of the same type that a column names, unless it tells what users chose together."""
+    if names_a(column.name, RELATED):
+        message = f"names {node.name} nodes that were chosen together, in held-out interactions, too"
+        draft.find("leak", column.where, message, column.n_known)
+        return
+    if column.json_lists is not None:
+        draft.change(column.table, column.json_lists)
+    elif column.kind != "list" and (separator := list_separator(column)) is not None:
+        config["separator"] = separator
+    why = f"other {node.name} nodes that {column.known_share:.0%} of the rows of {column.table} name"
+    draft.relate(name, config | {"target": node.name}, column.where, why, column.n_known)
+
+
+def _year(draft: Draft, node: NodeType, column: Column, name: str, is_user: bool) -> None:
+    """Bins of the years of a column of dates, such as those of publication, if they are far apart."""
+    assert column.times is not None
+    years = column.times.dt.year()
+    if is_user or years.drop_nulls().n_unique() < FEWEST_YEARS:
+        draft.find("left out", column.where, "dates that are close together, or of people")
+        return
+    made = free_name(f"{column.name}_year", draft.tables[column.table].columns)
+    draft.change(column.table, years.alias(made))
+    config = {"kind": "bins", "node": node.name, "column": made, "quantiles": BINS}
+    known = years.drop_nulls().to_list()
+    why = f"years from {min(known)} to {max(known)}, in {BINS} bins of equal size"
+    draft.relate(
+        f"{name}_year", config | {"target": draft.target(f"{type_name(column.name)} year")}, column.where, why
+    )
 
 
 def _is_code(column: Column) -> bool:
@@ -224,7 +353,7 @@ def _number(draft: Draft, column: Column, config: dict[str, Any], name: str) -> 
 
 def _range(column: Column) -> tuple[float, float]:
     """The smallest and the largest number."""
-    known = [] if column.numbers is None else column.numbers.drop_nulls().to_list()
+    known: list[float] = [] if column.numbers is None else column.numbers.drop_nulls().to_list()
     return min(known, default=0.0), max(known, default=0.0)
 
 
@@ -246,7 +375,7 @@ def _list(draft: Draft, column: Column, config: dict[str, Any], name: str) -> No
 def _texts(draft: Draft, node: NodeType, texts: list[Column]) -> None:
     """A relation between items with similar texts."""
     columns = [c for c in texts if c.raw.dtype == pl.String]
-    if not any(c.kind == "text" for c in columns) and not any(c.words >= 2 for c in columns):
+    if not any(c.kind == "text" or c.words >= TITLE_OF_WORDS for c in columns):
         return
     config = {"kind": "text", "node": node.name, "columns": [c.name for c in columns]}
     words = sum(c.words for c in columns)

@@ -15,6 +15,8 @@ from relrank.tables.k_core import core
 TIED = 0.1
 """Share of users with a tied last time from which on the last row is not known."""
 CORES = (5, 3, 2)
+SMALLEST_HISTORY = 3
+"""Rows of a user with a training, a validation and a test row."""
 KEPT = 0.5
 """Share of the rows that filters keep, at least."""
 FEWEST_USERS = 100
@@ -57,6 +59,8 @@ def choose_protocol(rows: pl.DataFrame, ordered: bool = False) -> Protocol:
         rows = in_core(rows, size)
     split, why = _split(rows, ordered)
     comments["split"] = why
+    if size < SMALLEST_HISTORY or split["split"] == "temporal":
+        split["without_train"] = "drop"
     return Protocol({**config, **split}, comments, f"{split['split']}: {why}")
 
 

@@ -16,8 +16,6 @@ from relrank.discovery.vocabulary import (
     is_meaningless,
     names_a,
     same_word,
-    share_topic,
-    singular,
     topics_of,
 )
 
@@ -25,6 +23,9 @@ PROBE = 2_000
 """Different values by which a column is rejected early."""
 ALIKE, NAMED = 0.9, 0.5
 """Smallest share of different values that are keys of the other table; where the names agree, the second."""
+
+FOLDED = 0.02
+"""Share of further keys that match in another notation, from which on keys are read in it."""
 
 Form = Literal["same", "folded"]
 """How values match keys: as they are written, or but for case, spaces and leading zeros."""
@@ -42,7 +43,7 @@ class Reference:
         overlap: share of the different values that are keys.
         coverage: share of the keys that occur.
         form: how they match.
-        named: whether the names say so, too.
+        named: how far the names say so, too: 2 if they have a word in common, 1 if both are of users or of items.
     """
 
     table: str
@@ -52,12 +53,12 @@ class Reference:
     overlap: float
     coverage: float
     form: Form
-    named: bool
+    named: int
 
     @property
     def strength(self) -> float:
         """For the choice among several targets of a column."""
-        return self.overlap + self.coverage + (1.0 if self.named else 0.0) - (0.3 if self.form == "folded" else 0.0)
+        return self.overlap + self.coverage + self.named - (0.3 if self.form == "folded" else 0.0)
 
 
 def fold(values: pl.Series) -> pl.Series:
@@ -81,14 +82,19 @@ def _is_index(name: str) -> bool:
     )
 
 
-def references(tables: Mapping[str, Table]) -> list[Reference]:
-    """All columns that hold keys of other tables, each with its best target."""
+def references(tables: Mapping[str, Table], of: str | None = None) -> list[Reference]:
+    """All columns that hold keys of other tables, with each table whose keys they may be.
+
+    Args:
+        tables: by name.
+        of: the table that all references start from or lead to; None for any.
+    """
     keys = [key for table in tables.values() for key in primary_keys(table)]
     result = []
     for table in tables.values():
         for column in table:
             if column.may_be_key and column.n_distinct > 1:
-                others = (key for key in keys if key.table != table.name)
+                others = (k for k in keys if k.table != table.name and of in (None, table.name, k.table))
                 result += [r for key in others if (r := _reference(column, key, False)) is not None]
     return result
 
@@ -108,58 +114,56 @@ def best_reference(column: Column, keys: Iterable[Column], among_rows: bool = Fa
 
 
 def _reference(column: Column, key: Column, among_rows: bool) -> Reference | None:
-    named = _is_named_after(column, key, among_rows)
+    named = _named(column, key, among_rows)
     if names_a(column.name, MEASURES) and not named:
         return None
     least = NAMED if named else ALIKE
+    found: list[Reference] = []
     forms: tuple[Form, ...] = ("same", "folded")
     for form in forms:
+        if found and found[0].overlap == 1.0:
+            break
         mine, others = (column.distinct, key.distinct) if form == "same" else (_folded(column), _folded(key))
         if form == "folded" and ((column.is_whole and key.is_whole) or others.n_unique() < key.n_distinct):
-            return None
+            break
         probe = mine if len(mine) <= PROBE else mine.sample(PROBE, seed=0)
         if float(probe.is_in(others.implode()).mean() or 0) < 0.8 * least:  # type: ignore[arg-type]
             continue
         both = int(mine.unique().is_in(others.implode()).sum())
         overlap, coverage = both / max(1, mine.n_unique()), both / key.n_distinct
         reference = Reference(
-            column.table,
-            column.name,
-            key.table,
-            key.name,
-            overlap,
-            coverage,
-            form,
-            named,
-        )
+            column.table, column.name, key.table, key.name, overlap, coverage, form, named
+        )  # fmt: skip
         if overlap >= least and (named or _is_no_accident(column, key, reference)):
-            return reference
-    return None
+            found.append(reference)
+    return max(found, key=lambda r: r.overlap - (FOLDED if r.form == "folded" else 0.0), default=None)
 
 
 def _folded(column: Column) -> pl.Series:
     return fold(column.distinct)
 
 
-def _is_named_after(column: Column, key: Column, among_rows: bool) -> bool:
-    """Whether names say that a column holds keys: ``brand_id`` of ``brands.id``, ``kunde`` of ``Kunden.KundenNr``."""
-    mine = topics_of(column.name)
-    if not mine:
-        return False
-    table, other = () if among_rows else topics_of(key.table), topics_of(key.name)
-    if column.name.lower() == key.name.lower() and not is_meaningless(key.name):
-        return True
-    if any(same_word(a, b) for a in mine for b in table):
-        return (
-            not other
-            or share_topic(column.name, key.name)
-            or bool({singular(w) for w in other} & set(table))
-            or (any(same_word(a, b) for a in other for b in table))
-        )
+def _largest(column: Column) -> float:
+    return 0.0 if column.numbers is None else float(column.numbers.max() or 0)  # type: ignore[arg-type]
+
+
+def _named(column: Column, key: Column, among_rows: bool) -> int:
+    """How far names say that a column holds keys: ``brand_id`` of ``brands.id``, ``kunde`` of ``Kunden.KundenNr``."""
+    mine, other = topics_of(column.name), topics_of(key.name)
+    table = () if among_rows else topics_of(key.table)
+    if not mine or is_meaningless(column.name):
+        return 0
+    if column.name.lower() == key.name.lower() or (other and mine == other):
+        return 2
+    if any(same_word(a, b) for a in mine for b in table) and (
+        not other or is_meaningless(key.name) or any(same_word(a, b) for a in other for b in (*mine, *table))
+    ):
+        return 2
     for vocabulary in (USER, ITEM):
-        if names_a(column.name, vocabulary) and (names_a(key.table, vocabulary) or names_a(key.name, vocabulary)):
-            return True
-    return bool(other) and set(mine) == set(other)
+        others = f"{key.name} {' '.join(table)}"
+        if names_a(column.name, vocabulary) and names_a(others, vocabulary):
+            return 1
+    return 0
 
 
 def _is_no_accident(column: Column, key: Column, reference: Reference) -> bool:
@@ -167,5 +171,6 @@ def _is_no_accident(column: Column, key: Column, reference: Reference) -> bool:
     if column.is_whole:
         if not (is_meaningless(column.name) or is_meaningless(key.name) or not topics_of(column.name)):
             return False  # a name that speaks of something else
-        return reference.overlap == 1.0 and reference.coverage >= 0.5 and column.n_distinct >= 20
+        ends = _largest(column) >= 0.97 * _largest(key)
+        return reference.overlap == 1.0 and reference.coverage >= 0.5 and column.n_distinct >= 20 and ends
     return column.n_distinct >= 3 or reference.coverage >= 0.5

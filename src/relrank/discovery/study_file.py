@@ -8,6 +8,8 @@ import textwrap
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from relrank.io.terminal_safe import terminal_safe
+
 WIDTH = 118
 
 
@@ -35,7 +37,7 @@ def study_file(
     if left_out:
         lines += ["", "# Left out:"]
         for entry in left_out:
-            lines += textwrap.wrap(entry, WIDTH, initial_indent="# - ", subsequent_indent="#   ")
+            lines += textwrap.wrap(_printable(entry), WIDTH, initial_indent="# - ", subsequent_indent="#   ")
     return "\n".join(lines).strip("\n") + "\n"
 
 
@@ -57,7 +59,7 @@ def _section(
         lines += _comment(above)
         lines.append(f"[{'.'.join(map(_key, path))}]")
     for key, value in plain.items():
-        line, comment = f"{_key(key)} = {_value(value)}", comments.get(".".join((*path, key)))
+        line, comment = f"{_key(key)} = {_value(value)}", _printable(comments.get(".".join((*path, key))))
         if comment and len(line) + len(comment) + 4 <= WIDTH:
             lines.append(f"{line}  # {comment}")
         else:
@@ -68,7 +70,12 @@ def _section(
 
 
 def _comment(text: str | None) -> list[str]:
-    return textwrap.wrap(text, WIDTH, initial_indent="# ", subsequent_indent="# ") if text else []
+    return textwrap.wrap(_printable(text), WIDTH, initial_indent="# ", subsequent_indent="# ")
+
+
+def _printable(text: str | None) -> str:
+    """One line of text; TOML forbids control characters in comments."""
+    return " ".join(terminal_safe(text or "").split())
 
 
 def _key(name: str) -> str:

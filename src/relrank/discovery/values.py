@@ -70,7 +70,7 @@ def _mixes(split: pl.Series, several: pl.Series) -> bool:
     both = float(later.is_in(first.unique().implode()).mean() or 0)  # type: ignore[arg-type]
     ends = float(several.list.get(-1).is_in(several.list.get(0).unique().implode()).mean() or 0)  # type: ignore[arg-type]
     longer = float((several.list.len() > 2).mean() or 0)  # type: ignore[arg-type]
-    return both >= 0.25 or ends >= 0.25 or (longer >= 0.3 and several.list.len().n_unique() > 1 and both >= 0.1)
+    return both >= 0.25 or ends >= 0.25 or (longer >= 0.1 and both >= 0.05)
 
 
 def _cells(column: Column) -> pl.Series:

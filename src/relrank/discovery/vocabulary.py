@@ -23,17 +23,17 @@ IDS = _words(
 USER = _words(
     """
     user users customer client member buyer shopper account person visitor reader viewer listener player
-    reviewer subscriber patron guest consumer author_id kunde kunden kaeufer nutzer benutzer mitglied besteller
-    leser hoerer gast abonnent verbraucher profil profile uid userid customerid kundennr kdnr clientid memberid
-    visitorid
+    reviewer subscriber patron guest consumer author_id kunde kunden kaeufer nutzer benutzer mitglied
+    besteller leser hoerer gast abonnent verbraucher profil profile uid userid customerid kundennr kdnr
+    clientid memberid visitorid
     """
 )
 ITEM = _words(
     """
     item product article sku movie film book song track album artist game recipe course hotel business
     restaurant news video asin isbn offer listing poi venue place show series anime podcast episode job
-    merchandise produkt artikel ware buch lied spiel rezept kurs angebot stueck titel itemid productid movieid
-    bookid artikelnr produktid artnr sendung
+    merchandise produkt artikel ware buch lied spiel rezept kurs angebot stueck titel itemid productid
+    movieid bookid artikelnr produktid artnr sendung
     """
 )
 RATING = _words(
@@ -65,27 +65,28 @@ LATER = _words(
 
 STRONG = _words(
     """
-    rating ratings order orders purchase purchases transaction transactions interaction interactions sale sales
-    bought basket baskets lines checkin checkins listen listens plays loans borrowings bestellung bestellungen
-    kauf kaeufe verkauf verkaeufe bestellpositionen positionen position transaktionen bewertungen umsaetze
-    invoice invoices rental rentals read reads feedback likes
+    rating ratings order orders purchase purchases transaction transactions interaction interactions sale
+    sales bought basket baskets lines checkin checkins listen listens plays loans borrowings bestellung
+    bestellungen kauf kaeufe verkauf verkaeufe bestellpositionen positionen position transaktionen
+    bewertungen umsaetze invoice invoices rental rentals read reads feedback likes
     """
 )
 """Behaviours that recommendations are for."""
 WEAK = _words(
     """
-    view views viewed click clicks clicked cart carts visit visits impression impressions wishlist wishlists
-    favourites favorites bookmarks pageviews search searches session sessions log logs ansichten aufrufe klicks
-    warenkorb warenkoerbe merkzettel wunschliste besuche returns retouren ruecksendungen
+    addtocart view views viewed click clicks clicked cart carts visit visits impression impressions wishlist wishlists
+    favourites favorites bookmarks pageviews search searches session sessions log logs ansichten aufrufe
+    klicks warenkorb warenkoerbe merkzettel wunschliste besuche returns retouren ruecksendungen
     """
 )
 """Behaviours that come before or beside it."""
 NEITHER = _words(
     """
-    tag tags category categories genre genres author authors keyword keywords brand brands supplier suppliers
-    store stores shop order orders invoice session basket line position warehouse country region city colour
-    color schlagwort kategorie marke lieferant filiale lager land stadt farbe bestellung rechnung warengruppe
-    gruppe group class payment status channel device browser type coupon voucher campaign employee mitarbeiter
+    tag tags category categories genre genres author authors keyword keywords brand brands supplier
+    suppliers store stores shop order orders invoice session basket line position warehouse country region
+    city colour color schlagwort kategorie marke lieferant filiale lager land stadt farbe bestellung
+    rechnung warengruppe gruppe group class payment status channel device browser type coupon voucher
+    campaign employee mitarbeiter
     """
 )
 """Keys that are neither users nor items."""
@@ -94,17 +95,50 @@ MEASURES = _words(
     """
     quantity qty amount price cost total sum count weight age year month day hour rating score stars stock
     discount size length width height duration runtime pages percent rank level points margin tax vat menge
-    anzahl preis betrag summe gewicht alter jahr monat rabatt bestand groesse laenge breite hoehe dauer seiten
-    mwst note lagerbestand stueckzahl einzelpreis gesamtpreis version budget revenue votes popularity lat lon
-    latitude longitude
+    anzahl preis betrag summe gewicht alter jahr monat rabatt bestand groesse laenge breite hoehe dauer
+    seiten mwst note lagerbestand stueckzahl einzelpreis gesamtpreis version budget revenue votes popularity
+    lat lon latitude longitude
     """
 )
 """Quantities, which are no keys even where their numbers occur among keys."""
 
+QUANTITIES = _words(
+    """
+    num count counts total likes number_of n gross length duration anzahl summe
+    """
+)
+"""Words of quantities that no column of keys has."""
+EVENT_KEYS = _words(
+    """
+    order orders invoice session basket line position bestellung rechnung beleg bon receipt transaction
+    visit event
+    """
+)
+"""Keys of events that rows may belong to."""
+PARENTS = _words(
+    """
+    parent above super upper belongs part ober oberkategorie eltern uebergeordnet vater
+    """
+)
+"""Words of a column that names a row of its own table."""
+GIVEN = _words(
+    """
+    tag tags keyword keywords label labels genre shelf list playlist schlagwort stichwort
+    """
+)
+"""What users give items."""
+IDENTIFIERS = _words(
+    """
+    isbn isbn13 ean gtin upc asin barcode mpn serial imdb tmdb doi slug uuid guid
+    """
+)
+"""Identifiers that other catalogues use."""
+
 PRIVATE = _words(
     """
     email mail phone telephone mobile fax password passwort hash street address strasse anschrift adresse
-    telefon handy iban bic ssn passport vorname nachname firstname lastname surname username login nickname ip
+    telefon handy iban bic ssn passport vorname nachname firstname lastname surname username login nickname
+    ip
     """
 )
 """What identifies a person."""
@@ -126,8 +160,8 @@ TEXTS = _words(
 )
 USER_ATTRIBUTES = _words(
     """
-    age gender sex birth birthday birthdate birthyear email newsletter signup registered occupation zip income
-    geschlecht geburtsdatum geburtsjahr plz beruf anrede registriert alter loyalty
+    age gender sex birth birthday birthdate birthyear email newsletter signup registered occupation zip
+    income geschlecht geburtsdatum geburtsjahr plz beruf anrede registriert alter loyalty
     """
 )
 ITEM_ATTRIBUTES = _words(
@@ -139,9 +173,10 @@ ITEM_ATTRIBUTES = _words(
 
 COMPUTED = _words(
     """
-    average avg mean popularity bestseller sold sales revenue turnover views clicks likes votes reviews ratings
-    purchases orders buyers trending frequency recency ltv clv churn durchschnitt beliebtheit verkauft verkaeufe
-    umsatz absatz bewertungen kaeufe bestellungen aufrufe klicks verkaufsrang
+    spent spend lifetime popular bestselling average avg mean popularity bestseller sold sales revenue
+    turnover views clicks likes votes reviews ratings purchases orders buyers trending frequency recency ltv
+    clv churn durchschnitt beliebtheit verkauft verkaeufe umsatz absatz bewertungen kaeufe bestellungen
+    aufrufe klicks verkaufsrang
     """
 )
 """Words of figures that are computed from interactions."""
@@ -160,12 +195,18 @@ EVENTS = (
     """
     )
 )
-RELATED = _words(
+STOCK = _words(
     """
-    also together bundle frequently related similar recommended bought_by buyers buyer viewers customers users
-    kaeufer kunden aehnliche empfohlen
+    stock inventory onhand bestand lagerbestand restbestand verfuegbar availability
     """
 )
+"""Words of how many pieces are left, which sales change."""
+RELATED = _words(
+    """
+    also together frequently bought viewed purchased buyers customers gekauft auch kunden zusammen
+    """
+)
+"""Words of lists of items that were computed from what users chose."""
 
 
 @cache
@@ -193,6 +234,8 @@ def names_a(name: str, vocabulary: frozenset[str]) -> bool:
 @cache
 def singular(word: str) -> str:
     """A word without a plural ending of English, roughly."""
+    if word in ("movies", "cookies", "calories", "series", "species", "news"):
+        return word.removesuffix("s") if word in ("movies", "cookies", "calories") else word
     if word.endswith("ies") and len(word) > 4:
         return word[:-3] + "y"
     if word.endswith(("sses", "xes", "ches", "shes")):
