@@ -558,6 +558,48 @@ def _flat_events(
     ).write_csv(folder / "price_history.csv")
 
 
+def log(folder: Path) -> Truth:
+    """One log of views, carts and purchases, whose rows repeat the attributes of their products."""
+    rng = np.random.default_rng(6)
+    n, people = 300, 600
+    paths = [f"{a}.{b}".lower() for a, below in CATEGORIES.items() for b in below]
+    category, brand = rng.choice(paths, n), rng.choice([f"brand {i}" for i in range(25)], n)
+    prices = np.round(rng.lognormal(3, 1, n), 2)
+    rows = []
+    for visitor in range(people):
+        for product in rng.choice(n, rng.integers(6, 12), replace=False):
+            at = START + timedelta(minutes=int(rng.integers(0, MINUTES)))
+            rows.append((at, "view", int(product), visitor))
+            if rng.random() < 0.8:
+                rows.append((at + timedelta(minutes=3), "cart", int(product), visitor))
+                rows.append((at + timedelta(minutes=9), "purchase", int(product), visitor))
+    pl.DataFrame(
+        {
+            "event_time": [f"{r[0]:%Y-%m-%d %H:%M:%S} UTC" for r in rows],
+            "event_type": [r[1] for r in rows],
+            "product_id": [1_000_000 + r[2] for r in rows],
+            "category_code": [category[r[2]] for r in rows],
+            "brand": [brand[r[2]] for r in rows],
+            "price": prices[[r[2] for r in rows]],
+            "user_id": [500_000_000 + r[3] for r in rows],
+            "user_session": [f"{r[3]}-{i // 9}" for i, r in enumerate(rows)],
+        }
+    ).write_csv(folder / "events.csv")
+    made, items = "events-purchase", "events-purchase-items"
+    return Truth(
+        (made, "user_id", "product_id", "event_time"),
+        frozenset([*(f"{items}.{c}" for c in ("category_code", "brand", "price")), "events-view", "events-cart"]),
+        frozenset(
+            {
+                (f"{made}.user_id", ""), (f"{made}.product_id", f"{items}.product_id"),
+                ("events-view.user_id", ""), ("events-view.product_id", f"{items}.product_id"),
+                ("events-cart.user_id", ""), ("events-cart.product_id", f"{items}.product_id"),
+            }
+        ),
+        frozenset(),
+    )  # fmt: skip
+
+
 SHOPS: dict[str, Callable[[Path], Truth]] = {
     "english": english,
     "german": german,
@@ -565,6 +607,7 @@ SHOPS: dict[str, Callable[[Path], Truth]] = {
     "meaningless": meaningless,
     "films": films,
     "flat": flat,
+    "log": log,
 }
 
 

@@ -10,14 +10,7 @@ Models:   MODELS, fit, evaluate, compare                                Recommen
 Errors:   InputError, what a user can mend; LeakError, a leak that the study file does not accept
 
     study = rr.Study(purchases, user="customer", item="sku", time="bought_at", nodes={"product": products})
-    study.run()
-    print(study.answer, study.verdicts)
-
-The same from a study file:
-
-    config = rr.read_study("studies/ml-100k-loo.toml")
-    data = rr.prepare(config, "studies")
-    result = rr.run_study(config, data, "runs/ml-100k-loo")
+    print(study.run())
 
 ``help(relrank.Graph)`` and the like say more of each; ``relrank --help`` shows the command line.
 """

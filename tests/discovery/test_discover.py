@@ -122,14 +122,13 @@ def test_an_order_in_which_times_tie_is_split_at_a_date():
 def test_columns_of_items_that_tell_who_chose_them_are_leaks(shop):
     products = shop.tables["products"]
     keys, people = products["product_id"], shop.tables["customers"]["customer_id"]
+    chosen = [[people[(i * 7 + k * 3) % len(people)] for k in range(3)] for i in range(len(products))]
     lists = [[keys[(i * 7 + k) % len(keys)] for k in range(1, 4)] for i in range(len(products))]
     more = products.with_columns(
         pl.Series("also_bought", ["|".join(row) for row in lists]),
         pl.Series("fits", [";".join(row[:2]) for row in lists]),
-        pl.Series(
-            "buyers", ["|".join(people[(i * 3 + k) % len(people)] for k in range(3)) for i in range(len(products))]
-        ),
-        pl.Series("stock", range(len(products))),
+        pl.Series("buyers", ["|".join(row) for row in chosen]),
+        pl.Series("stock", [i * 7 % 50 for i in range(len(products))]),
         pl.Series("stars", [3.5, 4.0, 4.5, 5.0] * (len(products) // 4)),
         pl.Series("bestseller", ["yes", "no"] * (len(products) // 2)),
     )

@@ -16,6 +16,7 @@ from relrank.discovery.node_columns import Side, read_columns
 from relrank.discovery.proposal import Choice, Hints, Proposal
 from relrank.discovery.protocol import choose_protocol
 from relrank.discovery.references import Reference, references
+from relrank.discovery.reshaping import attributes_in_rows, split_by_event
 from relrank.discovery.vocabulary import ITEM, USER, is_meaningless, names_a
 from relrank.errors import InputError
 from relrank.tables.missing import NA_VALUES
@@ -38,10 +39,12 @@ def discover(tables: Mapping[str, pl.DataFrame], hints: Hints | None = None) -> 
         InputError: no table can hold interactions, or a hint names a table or column that does not exist.
     """
     hints = hints or Hints()
-    known = tables_of(tables)
+    known, logs = _split_logs(tables_of(tables), hints)
     found = references(known)
     chosen, rivals = settle(candidates(known, found, hints), known, hints)
-    draft = Draft(known, found)
+    draft = Draft(known, found, new=logs)
+    for name, rows_of_log in logs.items():
+        draft.find("cleaning", name, "the rows of one kind of event, as a table of their own", rows_of_log.height)
     name = _interactions(draft, chosen)
     node_tables = _node_tables(draft, chosen, name)
     rows = _rows(draft, chosen, name)
@@ -56,6 +59,17 @@ def discover(tables: Mapping[str, pl.DataFrame], hints: Hints | None = None) -> 
     draft.find("protocol", chosen.table, protocol.message)
     _follow(draft, sides, _ends(draft, chosen, sides, rows, protocol.config))
     return _proposal(draft, chosen, name, sides, protocol.config, protocol.comments, choices)
+
+
+def _split_logs(tables: dict[str, Table], hints: Hints) -> tuple[dict[str, Table], dict[str, pl.DataFrame]]:
+    """The tables with logs of several behaviours replaced by a table for each, and these."""
+    logs: dict[str, pl.DataFrame] = {}
+    result: dict[str, Table] = {}
+    for name, table in tables.items():
+        parts = {} if hints.interactions == name else split_by_event(table)
+        logs |= parts
+        result |= tables_of(parts) if parts else {name: table}
+    return result, logs
 
 
 def _interactions(draft: Draft, chosen: Candidate) -> str:
@@ -86,7 +100,24 @@ def _node_tables(draft: Draft, chosen: Candidate, name: str) -> dict[str, Refere
         found[side] = _node_table(draft, draft.tables[table][column], taken)
         if (reference := found[side]) is not None:
             draft.read_keys(reference, name)
+        else:
+            found[side] = _made_node_table(draft, chosen, name, column, side)
     return found
+
+
+def _made_node_table(draft: Draft, chosen: Candidate, name: str, column: str, side: str) -> Reference | None:
+    """The reference to a node table that is made of the interactions, if these repeat attributes in their rows."""
+    event = None if chosen.via is None else chosen.via.column
+    used = {chosen.user, chosen.item, chosen.time, chosen.rating, event}
+    frame = attributes_in_rows(draft.tables[name], draft.tables[name][column], used)
+    if frame is None:
+        return None
+    made = free_name(f"{name}-{side}s", draft.tables, "-")
+    draft.new[made], draft.tables[made] = frame, Table(made, frame)
+    draft.references += references(draft.tables, of=made)
+    message = f"a row per {side} is made of {', '.join(frame.columns[1:])}, which the interactions repeat"
+    draft.find("cleaning", name, message, frame.height)
+    return Reference(name, column, made, column, 1.0, 1.0, "same", 2)
 
 
 def _rows(draft: Draft, chosen: Candidate, name: str) -> pl.DataFrame:
@@ -125,7 +156,8 @@ def _sides(
     sides: dict[str, Side] = {}
     for side, column, wanted in (("user", chosen.user, hints.user_node), ("item", chosen.item, hints.item_node)):
         reference = node_tables[side]
-        name = wanted or _named(column, reference, side)
+        made = reference is not None and reference.target in draft.new
+        name = wanted or _named(column, None if made else reference, side)
         name = free_name(name, sides)
         target, key = (reference.target, reference.key) if reference is not None else (None, None)
         node = NodeType(name, target, key)
@@ -168,7 +200,14 @@ def _ends(
     of_user = draft.tables[chosen.via.table if chosen.via else chosen.table][chosen.user]
     keys = {user: of_user, item: draft.tables[chosen.table][chosen.item]}
     timed = chosen.time is not None
-    return Ends(user, item, keys, rows.select("user", "item").unique(), timed, protocol["split"] == "temporal")
+    return Ends(user, item, keys, _first_rows(rows), timed, protocol["split"] == "temporal")
+
+
+def _first_rows(rows: pl.DataFrame) -> pl.DataFrame:
+    """Each pair of user and item once, with its first time if there are dates."""
+    if "time" not in rows.columns:
+        return rows.select("user", "item").unique()
+    return rows.group_by("user", "item").agg(pl.col("time").min())
 
 
 def _follow(draft: Draft, sides: dict[str, Side], ends: Ends) -> None:

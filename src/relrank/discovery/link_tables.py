@@ -12,7 +12,7 @@ from relrank.discovery.columns import Column, Table
 from relrank.discovery.draft import Draft, NodeType, free_name, snake, type_name
 from relrank.discovery.interactions import timeliness
 from relrank.discovery.references import Reference, best_reference
-from relrank.discovery.vocabulary import EVENT_KEYS, MEASURES, NOTES, names_a
+from relrank.discovery.vocabulary import EVENT_KEYS, GIVEN, MEASURES, NOTES, names_a
 
 FEWEST_TARGETS = 3
 """Different targets of links, at least …"""
@@ -20,6 +20,8 @@ WIDEST = 0.6
 """… and the share of the sources that the mean target has, at most."""
 DIMS = 64
 """Singular vectors of texts, by default."""
+COPIED = 0.95
+"""Share of pairs that are interactions, from which on a table may be a copy of them."""
 MANY = 50
 """Links of a source, on average, from which on only the heaviest are kept."""
 MANY_TARGETS = 2_000
@@ -36,7 +38,7 @@ class Ends:
         user: type of the users.
         item: type of the items.
         keys: of the interactions, by type.
-        pairs: of users and items in the interactions, each once.
+        pairs: of users and items in the interactions, each once, with their first times if these are dates.
         timed: whether the interactions have dates.
         by_date: whether the split is a date.
     """
@@ -117,7 +119,7 @@ def _read(draft: Draft, ends: Ends, table: Table, linked: dict[str, str]) -> Ite
     if len(linked) >= 2:
         names = list(linked)
         if user is not None and item is not None:
-            third = _third(draft, table, {user, item})
+            third = _given(draft, table, user, item)
             if third is None:
                 _behaviour(draft, ends, table, user, item)
                 return
@@ -136,6 +138,19 @@ def _read(draft: Draft, ends: Ends, table: Table, linked: dict[str, str]) -> Ite
         )
         return
     yield from _link(draft, ends, table, source, linked[source], other, None)
+
+
+def _given(draft: Draft, table: Table, user: str, item: str) -> Column | None:
+    """What users gave items, such as tags: keys of a table of their own, or words so named; no attribute of items."""
+    pairs = pl.DataFrame({"item": table[item].text}).drop_nulls().n_unique()
+    for column in table:
+        if column.name in (user, item) or not column.may_be_key or names_a(column.name, EVENT_KEYS):
+            continue
+        keyed = any(r.named == 2 for r in draft.references_of(table.name, column.name))
+        of_item = pl.DataFrame({"i": table[item].text, "v": column.text}).drop_nulls().n_unique() <= 1.02 * pairs
+        if (keyed or names_a(column.name, GIVEN)) and not of_item and column.n_distinct >= FEWEST_TARGETS:
+            return column
+    return None
 
 
 def _third(draft: Draft, table: Table, used: set[str]) -> Column | None:
@@ -230,9 +245,17 @@ def _behaviour(draft: Draft, ends: Ends, table: Table, user: str, item: str) -> 
 
 
 def _is_copy(ends: Ends, table: Table, user: str, item: str) -> bool:
-    """Whether nearly all pairs of users and items are interactions: another split, or a copy, of the same rows."""
-    pairs = pl.DataFrame({"user": table[user].text, "item": table[item].text}).drop_nulls().unique()
-    return pairs.join(ends.pairs, on=["user", "item"], how="semi").height >= 0.95 * pairs.height
+    """Whether nearly all pairs of users and items are interactions at the same times: another split, or a copy."""
+    own = {"user": table[user].text, "item": table[item].text}
+    times = [c.times for c in table if c.times is not None]
+    pairs = pl.DataFrame(own | {"own": times[0] if times else None}).drop_nulls(["user", "item"])
+    pairs = pairs.unique(["user", "item"])
+    both = pairs.join(ends.pairs, on=["user", "item"])
+    if both.height < COPIED * pairs.height:
+        return False
+    if "time" not in both.columns or not times:
+        return True
+    return 2 * int((both["own"] == both["time"]).sum()) >= both.height
 
 
 def _add(draft: Draft, ends: Ends, table: Table, config: dict[str, Any], user_made: bool) -> None:

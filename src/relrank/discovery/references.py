@@ -82,14 +82,19 @@ def _is_index(name: str) -> bool:
     )
 
 
-def references(tables: Mapping[str, Table]) -> list[Reference]:
-    """All columns that hold keys of other tables, each with its best target."""
+def references(tables: Mapping[str, Table], of: str | None = None) -> list[Reference]:
+    """All columns that hold keys of other tables, with each table whose keys they may be.
+
+    Args:
+        tables: by name.
+        of: the table that all references start from or lead to; None for any.
+    """
     keys = [key for table in tables.values() for key in primary_keys(table)]
     result = []
     for table in tables.values():
         for column in table:
             if column.may_be_key and column.n_distinct > 1:
-                others = (key for key in keys if key.table != table.name)
+                others = (k for k in keys if k.table != table.name and of in (None, table.name, k.table))
                 result += [r for key in others if (r := _reference(column, key, False)) is not None]
     return result
 

@@ -74,7 +74,7 @@ STRONG = _words(
 """Behaviours that recommendations are for."""
 WEAK = _words(
     """
-    view views viewed click clicks clicked cart carts visit visits impression impressions wishlist wishlists
+    addtocart view views viewed click clicks clicked cart carts visit visits impression impressions wishlist wishlists
     favourites favorites bookmarks pageviews search searches session sessions log logs ansichten aufrufe
     klicks warenkorb warenkoerbe merkzettel wunschliste besuche returns retouren ruecksendungen
     """
@@ -121,6 +121,12 @@ PARENTS = _words(
     """
 )
 """Words of a column that names a row of its own table."""
+GIVEN = _words(
+    """
+    tag tags keyword keywords label labels genre shelf list playlist schlagwort stichwort
+    """
+)
+"""What users give items."""
 IDENTIFIERS = _words(
     """
     isbn isbn13 ean gtin upc asin barcode mpn serial imdb tmdb doi slug uuid guid

@@ -121,8 +121,6 @@ class Estimator:
         relations: Mapping[str, Any] | None = None,
         features: Mapping[str, Any] | None = None,
         weights: Mapping[str, Any] | None = None,
-        min_rating: float | None = None,
-        core: int = 0,
         duplicates: str | None = None,
         unknown: str | None = None,
         missing: str | None = None,
@@ -130,9 +128,7 @@ class Estimator:
         na_values: Sequence[str] | None = None,
         quiet: bool = True,
     ) -> Self:
-        """Fit the model on all rows.
-
-        The arguments are those of ``rr.Study``, without relations by default.
+        """Fit the model on all rows; the arguments are those of ``rr.Study``, without relations by default.
 
         Args:
             interactions: a row per interaction.
@@ -146,8 +142,6 @@ class Estimator:
             relations: settings by name, as in a study file.
             features: settings by name.
             weights: of interactions.
-            min_rating: lowest rating of the rows to keep.
-            core: users and items with fewer rows are dropped until none is left.
             duplicates: policy for a (user, item) that occurs twice.
             unknown: policy for keys that are not in the node table.
             missing: policy for rows without a key, number or time.
@@ -163,12 +157,10 @@ class Estimator:
         """
         columns = Columns(user, item, time, rating, duplicates, unknown, missing, time_unit)
         sources = Sources.of(interactions, columns, nodes, links, texts, na_values=na_values, where=FIT)
-        sections = {"relations": relations, "features": features, "interactions": weights}
-        raw = {"data": sources.data, **{name: value for name, value in sections.items() if value is not None}}
-        settings = check(toml_values(raw, FIT), _Settings, FIT)
+        settings = _settings(sources.data, relations, features, weights)
         with step_progress(f"fitting {self.model}", quiet) as progress:
             tables = _read(sources, settings.data)
-            split = split_without_test(tables, min_rating, core)
+            split = split_without_test(tables)
             graph = build_graph(tables, split, settings.relations, settings.features, settings.interactions, progress)
             model = self._fitted(graph, lambda epoch, of: progress("epochs", epoch, of))
         self._tables, self._library, self._served = tables, sources.library, None
@@ -254,9 +246,6 @@ class Estimator:
         save_run(run.model, run.graph, run.split, self._tables, run.note, Path(folder))
         return Path(folder)
 
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "run_")
-
     def __repr__(self) -> str:
         defaults = _defaults(self.model)
         changed = [f"{name}={value!r}" for name, value in self._hyperparameters.items() if value != defaults[name]]
@@ -332,6 +321,16 @@ def _defaults(model: str) -> dict[str, Any]:
         )
     config = MODELS[model].Config()
     return {field.name: getattr(config, field.name) for field in fields(config) if field.name != "seed"}
+
+
+def _settings(
+    data: Mapping[str, Any],
+    relations: Mapping[str, Any] | None,
+    features: Mapping[str, Any] | None,
+    weights: Mapping[str, Any] | None,
+) -> _Settings:
+    raw = {"data": data, "relations": relations, "features": features, "interactions": weights}
+    return check(toml_values(raw, FIT), _Settings, FIT)
 
 
 def _read(sources: Sources, config: DataConfig) -> Tables:

@@ -140,24 +140,24 @@ class StudyResult:
                 for at, step in enumerate(plan["steps"], 1)
             ]
             parts.append(html.table(("", "relation", "build", "adds", "so far"), steps, 2))
-        if not self.verdicts.is_empty():
-            rows = [
+        for (model,), rows in self.verdicts.group_by("model", maintain_order=True):
+            verdicts = [
                 (
-                    row["model"],
                     titles.get(row["relation"], row["relation"]),
                     row["verdict"] + (f" with {row['interchangeable_with']}" if row["interchangeable_with"] else ""),
                     *(self._effect(row, kind) for kind in ("held", "alone", "placebo")),
                 )
-                for row in self.verdicts.iter_rows(named=True)
+                for row in rows.iter_rows(named=True)
             ]
-            headings = ("model", "relation", "verdict", "beside others", "alone", "beyond shuffled")
-            parts.append(html.table(headings, rows, 3))
+            headings = (f"relation, {model}", "verdict", "beside others", "alone", "beyond shuffled")
+            parts.append(html.table(headings, verdicts, 3))
         return html.block(self.card.get("title") or f"Study {self.card['name']}", *parts)
 
     def _headline(self) -> str:
         card = self.card
-        users, seeds = f"{card['n_users']:,} users", len(card["seeds"])
-        return f"{card['name']}: {card['metric']}, {users}, {card['n_items']:,} items, {seeds} splits"
+        users, n = f"{card['n_users']:,} users", len(card["seeds"])
+        splits = f"{n} split{'s' if n > 1 else ''}"
+        return f"{card['name']}: {card['metric']}, {users}, {card['n_items']:,} items, {splits}"
 
     def _effect(self, row: Mapping[str, Any], kind: str) -> str:
         if row.get(kind) is None:

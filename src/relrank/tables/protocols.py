@@ -213,19 +213,14 @@ def make_split(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
     )
 
 
-def split_without_test(tables: Tables, min_rating: float | None = None, core: int | Core = 0) -> Split:
-    """All kept rows as training rows, to fit a model whose settings are known; nothing can be evaluated on it.
-
-    Args:
-        tables: as read.
-        min_rating: see ``ProtocolConfig``.
-        core: see ``ProtocolConfig``.
+def split_without_test(tables: Tables) -> Split:
+    """All rows as training rows, to fit a model whose settings are known; nothing can be evaluated on it.
 
     Raises:
-        InputError: the filters leave no rows.
+        InputError: the tables have no rows, or a user has an item twice against the policy.
     """
     notices: list[Notice] = []
-    protocol = ProtocolConfig(name="all rows", split="random-leave-one-out", min_rating=min_rating, core=core)
+    protocol = ProtocolConfig(name="all rows", split="random-leave-one-out")
     users, items, events, _ = _kept(tables, protocol, notices)
     train, repeats = events, None
     if tables.repeats:
