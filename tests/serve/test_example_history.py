@@ -53,6 +53,8 @@ def test_at_most_four_items_oldest_first_with_different_titles() -> None:
     assert len(items) == 4
     history = run.train_history(user).tolist()
     assert [item for item in history if item in items] == items
+    popularity = np.bincount(run.split.train.item)
+    assert popularity[items].min() >= popularity[[item for item in history if item not in items]].max()
     same = ["One and the same"] * 40 + named[40:]
     _, items = example_history(run, same) or (0, [])
     assert sum(item < 40 for item in items) <= 1
