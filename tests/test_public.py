@@ -54,10 +54,12 @@ def blocks(page: Path, language: str) -> list[str]:
         "import relrank; dir(relrank)",
         "import sys; from relrank.cli.app import main; sys.argv = ['relrank', '--help']\n"
         "try: main()\nexcept SystemExit as end: assert not end.code",
+        "import sys; from relrank.cli.app import main; sys.argv = ['relrank', '--version']\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code",
         "import sys; from relrank.cli.app import main; sys.argv = ['relrank', 'study', '--help']\n"
         "try: main()\nexcept SystemExit as end: assert not end.code",
     ],
-    ids=["import relrank", "relrank --help", "relrank study --help"],
+    ids=["import relrank", "relrank --help", "relrank --version", "relrank study --help"],
 )
 def test_nothing_heavy_is_imported_before_it_is_needed(code):
     said = fresh(f"{code}\nimport json, sys; print(json.dumps(sorted(sys.modules)))")
@@ -145,7 +147,7 @@ def test_commands_of_the_docs_are_commands():
     """Every `$ relrank …` line parses, and the table of commands is the list of commands."""
     known = typer.main.get_command(app).commands
     consoles = [block for page in PAGES for block in blocks(page, "console")]
-    lines = [line for block in consoles for line in re.findall(r"^\$ relrank (.+?)\s*(?:#.*)?$", block, re.M)]
+    lines = [line for block in consoles for line in re.findall(r"^\$ relrank (\w.+?)\s*(?:#.*)?$", block, re.M)]
     assert len(lines) >= 15
     for line in lines:
         name, *words = shlex.split(line)
