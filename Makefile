@@ -23,7 +23,7 @@ demo: $(READY)  ## two studies: a planted database whose truth is known, and Mov
 WORKERS ?= 2
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 20 --durations-min 3
 
-STARTS := tests/test_cli.py tests/test_docs.py tests/test_public.py tests/kernels/test_jit.py tests/parallel/test_process_group.py  # processes, commands
+STARTS := tests/test_cli.py tests/test_docs.py tests/test_public.py tests/test_platforms.py tests/test_wheel.py tests/kernels/test_jit.py tests/parallel/test_process_group.py  # processes, commands
 ROOMS := kernels io parallel tables graph models evaluation explanation
 QUICK := $(filter-out $(STARTS),$(wildcard tests/test_*.py $(ROOMS:%=tests/%/test_*.py)))
 

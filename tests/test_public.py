@@ -42,10 +42,12 @@ def fresh(code: str) -> str:
         "import relrank; dir(relrank)",
         "import sys; from relrank.cli.app import main; sys.argv = ['relrank', '--help']\n"
         "try: main()\nexcept SystemExit as end: assert not end.code",
+        "import sys; from relrank.cli.app import main; sys.argv = ['relrank', '--version']\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code",
         "import sys; from relrank.cli.app import main; sys.argv = ['relrank', 'study', '--help']\n"
         "try: main()\nexcept SystemExit as end: assert not end.code",
     ],
-    ids=["import relrank", "relrank --help", "relrank study --help"],
+    ids=["import relrank", "relrank --help", "relrank --version", "relrank study --help"],
 )
 def test_nothing_heavy_is_imported_before_it_is_needed(code):
     said = fresh(f"{code}\nimport json, sys; print(json.dumps(sorted(sys.modules)))")
