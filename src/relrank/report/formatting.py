@@ -64,6 +64,42 @@ def percent(value: float | None) -> str:
     return f"{math.floor(1000 * value + 1e-9) / 10:.1f} %" if value is not None and math.isfinite(value) else NOTHING
 
 
+def share(value: float, digits: int | None = None) -> str:
+    """A share as ``67 %``, or as ``1.8 %`` below a tenth; ``digits`` sets the decimals of both."""
+    if digits is None:
+        digits = 0 if abs(value) >= 0.0995 else 1
+    text = f"{abs(100 * value):.{digits}f}"
+    text = text.removesuffix(".0")
+    return (MINUS if value < 0 and float(text) else "") + f"{text} %"
+
+
+def relative(mean: float, low: float, high: float, base: float) -> tuple[str, str]:
+    """A difference and its interval as shares of ``base``: ``("+67 %", "+59 to +75 %")``."""
+    ends = [100 * value / base for value in (mean, low, high)]
+    digits = 0 if max(map(abs, ends)) >= 9.95 else 1
+    texts = [signed_percent(value, digits) for value in ends]
+    return f"{texts[0]} %", f"{texts[1]} to {texts[2]} %"
+
+
+def signed_percent(value: float, digits: int = 0) -> str:
+    """A percentage with its sign and without the unit; zero has no sign."""
+    text = f"{abs(value):.{digits}f}"
+    return ("+" if value > 0 else MINUS) + text if float(text) else "0"
+
+
+def of_base(value: float, base: float) -> str:
+    """A tick of an axis as a share of ``base``: ``+20 %``; zero without sign."""
+    percent = 100 * value / base
+    return f"{signed_percent(percent, 0 if abs(percent) >= 9.95 or percent == round(percent) else 1)} %"
+
+
+def duration(seconds: float) -> str:
+    """A time to wait: ``about 40 s``, ``about 3 min``, ``about 2 h``."""
+    if seconds < 90:
+        return f"about {max(1, round(seconds))} s"
+    return f"about {round(seconds / 60)} min" if seconds < 90 * 60 else f"about {round(seconds / 3600)} h"
+
+
 def p_value(value: float | None) -> str:
     """A p-value with three decimals, ``<.001`` instead of zero."""
     return "<.001" if value is not None and value < 0.0005 else number(value, 3)

@@ -1,0 +1,241 @@
+"""The decision above the fold: what to build and what not, as short lists; what limits it, and what it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from relrank.graph.relation import Titles
+from relrank.report.formatting import (
+    count,
+    interval,
+    is_finite,
+    listed,
+    metric_name,
+    number,
+    relative,
+    share,
+    signed,
+)
+from relrank.report.verdict_summary import Row, base_metric, differing, primary_model, steps_to_build
+from relrank.study.leaks import leak_suffix
+from relrank.study.result import StudyResult, titles_of
+from relrank.study.verdicts import ORDER
+
+FEW_USERS = 300
+"""Below this number of test users, the page warns that intervals are wide."""
+GROUPS = {
+    "build": "Build",
+    "interchangeable": "Interchangeable",
+    "hurts": "Harmful",
+    "negligible": "Negligible",
+    "undecided": "Undecided",
+}
+"""Headings of the lists; that of harmful relations is left out without any."""
+MEANING = {
+    "build": "in this order",
+    "helps": "each adds to all the others",
+    "interchangeable": "useful, but another one is enough",
+    "hurts": "leave out: lists are better without",
+    "negligible": "skip: shown to be too small to matter",
+    "undecided": "shown neither to help nor to be negligible",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A relation in a list: its title, its gain with the interval, and what the gain is measured against."""
+
+    relation: str
+    title: str
+    gain: str
+    interval: str
+    against: str
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A list of relations with one verdict."""
+
+    verdict: str
+    heading: str
+    meaning: str
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Caveat:
+    """Something that limits the evidence.
+
+    Attributes:
+        level: "leak" if no figure is evidence.
+        title: a few words.
+        text: one or several sentences.
+    """
+
+    level: Literal["leak", "warning"]
+    title: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A line on what the decision rests on; ``term`` names its explanation, "" if it needs none."""
+
+    label: str
+    value: str
+    term: str = ""
+
+
+def decision_groups(result: StudyResult) -> list[Group]:
+    """The lists above the fold, by the verdicts of ``primary_model``; none without verdicts.
+
+    Relations of the plan are in "build" whatever their verdict: it is on what they add to all the others.
+    """
+    lead = primary_model(result)
+    if lead is None:
+        return []
+    write = _Writer(result, lead)
+    steps = steps_to_build(result, lead)
+    built = {name for step in steps for name in (step["relation"], *step.get("through", ()))}
+    rows = [row for row in result.verdicts.iter_rows(named=True) if row["model"] == lead]
+    by = {word: [row for row in rows if row["verdict"] == word and row["relation"] not in built] for word in ORDER}
+    before: list[str] = []
+    build = []
+    for step in steps:
+        build.append(write.entry(step, "adds", f"beside {write.titled(before)}" if before else "alone"))
+        before.append(step["relation"])
+    build += [write.entry(row, "held", "beside all others") for row in by["helps"]]
+    lists = {"build": build, "interchangeable": [write.replaceable(row) for row in by["interchangeable"]]}
+    for word in ("hurts", "negligible", "undecided"):
+        lists[word] = [write.entry(row, "held", "beside all others") for row in by[word]]
+    return [
+        Group(word, heading, MEANING["helps" if word == "build" and not steps else word], tuple(lists[word]))
+        for word, heading in GROUPS.items()
+        if lists[word] or word != "hurts"
+    ]
+
+
+class _Writer:
+    """Writes gains of one model relative to the interactions alone."""
+
+    def __init__(self, result: StudyResult, model: str) -> None:
+        self.titles: Titles = titles_of(result.card)
+        self.base = base_metric(result, model)
+        self.decimals = result.decimals
+
+    def titled(self, names: Iterable[str]) -> str:
+        return listed([self.titles.get(name, name) for name in names], most=3)
+
+    def gain(self, row: Row, kind: str) -> tuple[str, str]:
+        """The gain and its interval; empty texts for what is unknown."""
+        mean, low, high = (row.get(kind + end) for end in ("", "_low", "_high"))
+        if mean is None or low is None or high is None or not all(map(is_finite, (mean, low, high))):
+            return "", ""
+        if mean == low == high == 0:
+            return "0 %", "gets no weight" if row.get("unused") == 1 else "same lists"
+        if self.base is not None:
+            return relative(mean, low, high, self.base)
+        return signed(mean, self.decimals), interval(low, high, decimals=self.decimals)
+
+    def entry(self, row: Row, kind: str, against: str) -> Entry:
+        return Entry(row["relation"], self.titled([row["relation"]]), *self.gain(row, kind), against)
+
+    def replaceable(self, row: Row) -> Entry:
+        names = row["interchangeable_with"]
+        others = self.titled(names.split(", ")) if names else "the others"
+        return self.entry(row, "alone", f"alone; nothing more beside {others}")
+
+
+def caveats(result: StudyResult) -> list[Caveat]:
+    """What limits the evidence, the worst first."""
+    card, titles = result.card, titles_of(result.card)
+    found: list[Caveat] = []
+    leaks = [row for row in card["audit"] if row["level"] == "leak" and not row.get("accepted")]
+    if leaks:
+        text = f"{_messages(leaks)}. Until this is fixed, the verdicts are not evidence."
+        found.append(Caveat("leak", f"The audit found {len(leaks)} leak{'s' * (len(leaks) > 1)}", text))
+    if accepted := card.get("accepted_leaks", []):
+        why = "The study file accepts this by name, so the study ran; the verdicts are not evidence."
+        title = leak_suffix(accepted, titles) or "leak accepted"
+        found.append(Caveat("leak", title[0].upper() + title[1:], f"{_messages(accepted)}. {why}"))
+    if card["smoke"]:
+        found.append(
+            Caveat("warning", "Smoke run", "A quick check on few users and trials; the figures mean nothing.")
+        )
+    found += [Caveat("warning", "Suspicious gain", text) for text in card.get("suspicious_gains", [])]
+    lead = primary_model(result)
+    for judge in card.get("model_strength", []):
+        if judge["stronger"] or judge["better_setting"] is not None:
+            name, text = judge["sentence"].split(": ", 1)
+            if judge["model"] == lead:
+                found.append(Caveat("warning", name, text[0].upper() + text[1:]))
+    if any(row["below_ease"] for row in result.leaderboard.iter_rows(named=True) if _is_full(row, lead)):
+        found.append(Caveat("warning", "Below EASE", f"{lead} with all relations ranks below EASE, which uses none."))
+    if skipped := card.get("skipped", []):
+        found.append(Caveat("warning", "Left out for lack of memory", ". ".join(skipped) + "."))
+    n_users = _n_users(result, lead)
+    if 0 < n_users < FEW_USERS and not card["smoke"]:
+        found.append(Caveat("warning", "Few users", f"{n_users} users are compared, so intervals are wide."))
+    if names := differing(result):
+        text = f"The models disagree on {listed([titles.get(name, name) for name in names], most=3)}."
+        found.append(Caveat("warning", "Disagreement", text))
+    return found
+
+
+def _is_full(row: Row, model: str | None) -> bool:
+    return row["model"] == model and row["arm"] == "all"
+
+
+def _messages(rows: list[Row]) -> str:
+    return listed([f"{row['check']}: {row['message']}" for row in rows], most=3)
+
+
+def basis(result: StudyResult) -> list[Fact]:
+    """What the decision rests on: users, splits, dates, the judging and the strongest model, margin, audit."""
+    card, lead, digits = result.card, primary_model(result), result.decimals
+    base, metric = base_metric(result, lead), metric_name(card["metric"])
+    facts = [Fact("Users compared", count(_n_users(result, lead)), "paired"), _splits(card), _dates(card)]
+    if lead is not None:
+        facts.append(Fact("Judged with", lead + (f", {metric} {number(base, digits)} alone" if base else ""), "judge"))
+    strongest = strongest_without_relations(result)
+    if strongest is not None and strongest["model"] != lead:
+        value = f"{strongest['model']}, {metric} {number(strongest['mean'], digits)}"
+        facts.append(Fact("Strongest without relations", value, "strongest"))
+    margin = next((row["margin"] for row in result.verdicts.iter_rows(named=True) if row["model"] == lead), None)
+    if is_finite(margin) and margin:
+        absolute = f"{number(margin, digits)} {metric}"
+        facts.append(Fact("Too small to matter", f"±{share(margin / base)}" if base else f"±{absolute}", "margin"))
+    if card["audit"]:
+        n = {level: sum(row["level"] == level for row in card["audit"]) for level in ("leak", "warning")}
+        said = [f"{n[level] or 'no'} {level}{'s' * (n[level] != 1)}" for level in n]
+        facts.append(Fact("Audit", ", ".join(said), "audit"))
+    return facts
+
+
+def strongest_without_relations(result: StudyResult) -> Row | None:
+    """The leaderboard's row of the model that validates best on the interactions alone."""
+    rows = [row for row in result.leaderboard.iter_rows(named=True) if row["arm"] == "interactions"]
+    named = {row["other"] for row in result.effects.iter_rows(named=True) if row["kind"] == "strongest"}
+    return max(
+        (row for row in rows if not named or row["model"] in named),
+        key=lambda row: row.get("valid") or row["mean"] or 0.0,
+        default=None,
+    )
+
+
+def _n_users(result: StudyResult, lead: str | None) -> int:
+    counts = [row["n_users"] for row in result.leaderboard.iter_rows(named=True) if lead in (None, row["model"])]
+    return max(counts, default=result.card["n_users"])
+
+
+def _splits(card: Row) -> Fact:
+    n = len(card["seeds"])
+    return Fact("Splits", f"{n}" + (", so intervals cover users only" if card.get("interval_caveat") else ""), "split")
+
+
+def _dates(card: Row) -> Fact:
+    dates = card.get("dates")
+    without = "none in the data" if "dates" in card else "not stored"
+    return Fact("Dates", f"{dates[0]} to {dates[1]}" if dates else without)
