@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -23,6 +24,7 @@ from relrank.study.leaks import leak_suffix
 from relrank.study.result import StudyResult, titles_of
 from relrank.study.verdicts import ORDER
 
+WEAK_JUDGE = "Weak judge"
 FEW_USERS = 300
 """Below this number of test users, the page warns that intervals are wide."""
 GROUPS = {
@@ -35,6 +37,7 @@ GROUPS = {
 """Headings of the lists; that of harmful relations is left out without any."""
 MEANING = {
     "build": "in this order",
+    "one step": "worth building",
     "helps": "each adds to all the others",
     "interchangeable": "useful, but another one is enough",
     "hurts": "leave out: lists are better without",
@@ -104,14 +107,18 @@ def decision_groups(result: StudyResult) -> list[Group]:
     before: list[str] = []
     build = []
     for step in steps:
-        build.append(write.entry(step, "adds", f"beside {write.titled(before)}" if before else "alone"))
+        against = f"beside {write.titled(before)}" if before else "on its own"
+        verdict = next((row["verdict"] for row in rows if row["relation"] == step["relation"]), "helps")
+        against += "" if verdict == "helps" else f"; {verdict} beside all the others"
+        build.append(write.entry(step, "adds", against))
         before.append(step["relation"])
-    build += [write.entry(row, "held", "beside all others") for row in by["helps"]]
+    build += [write.entry(row, "held", "beside all the others") for row in by["helps"]]
     lists = {"build": build, "interchangeable": [write.replaceable(row) for row in by["interchangeable"]]}
     for word in ("hurts", "negligible", "undecided"):
-        lists[word] = [write.entry(row, "held", "beside all others") for row in by[word]]
+        lists[word] = [write.entry(row, "held", "beside all the others") for row in by[word]]
+    meaning = MEANING | {"build": MEANING["build" if len(steps) > 1 else "one step" if steps else "helps"]}
     return [
-        Group(word, heading, MEANING["helps" if word == "build" and not steps else word], tuple(lists[word]))
+        Group(word, heading, meaning[word], tuple(lists[word]))
         for word, heading in GROUPS.items()
         if lists[word] or word != "hurts"
     ]
@@ -133,19 +140,20 @@ class _Writer:
         mean, low, high = (row.get(kind + end) for end in ("", "_low", "_high"))
         if mean is None or low is None or high is None or not all(map(is_finite, (mean, low, high))):
             return "", ""
-        if mean == low == high == 0:
-            return "0 %", "gets no weight" if row.get("unused") == 1 else "same lists"
         if self.base is not None:
             return relative(mean, low, high, self.base)
         return signed(mean, self.decimals), interval(low, high, decimals=self.decimals)
 
     def entry(self, row: Row, kind: str, against: str) -> Entry:
+        if row.get(kind) == row.get(f"{kind}_low") == row.get(f"{kind}_high") == 0:
+            why = "the model gives it no weight" if row.get("unused") == 1 else "changes no list"
+            return Entry(row["relation"], self.titled([row["relation"]]), "0 %", "", why)
         return Entry(row["relation"], self.titled([row["relation"]]), *self.gain(row, kind), against)
 
     def replaceable(self, row: Row) -> Entry:
         names = row["interchangeable_with"]
         others = self.titled(names.split(", ")) if names else "the others"
-        return self.entry(row, "alone", f"alone; nothing more beside {others}")
+        return self.entry(row, "alone", f"on its own; nothing more beside {others}")
 
 
 def caveats(result: StudyResult) -> list[Caveat]:
@@ -167,10 +175,9 @@ def caveats(result: StudyResult) -> list[Caveat]:
     found += [Caveat("warning", "Suspicious gain", text) for text in card.get("suspicious_gains", [])]
     lead = primary_model(result)
     for judge in card.get("model_strength", []):
-        if judge["stronger"] or judge["better_setting"] is not None:
-            name, text = judge["sentence"].split(": ", 1)
-            if judge["model"] == lead:
-                found.append(Caveat("warning", name, text[0].upper() + text[1:]))
+        if judge["model"] == lead and (judge["stronger"] or judge["better_setting"] is not None):
+            text = judge["sentence"].removeprefix(f"{WEAK_JUDGE}: ")
+            found.append(Caveat("warning", WEAK_JUDGE, text[0].upper() + text[1:]))
     if any(row["below_ease"] for row in result.leaderboard.iter_rows(named=True) if _is_full(row, lead)):
         found.append(Caveat("warning", "Below EASE", f"{lead} with all relations ranks below EASE, which uses none."))
     if skipped := card.get("skipped", []):
@@ -185,7 +192,7 @@ def caveats(result: StudyResult) -> list[Caveat]:
 
 
 def _is_full(row: Row, model: str | None) -> bool:
-    return row["model"] == model and row["arm"] == "all"
+    return (row["model"], row["arm"]) == (model, "all")
 
 
 def _messages(rows: list[Row]) -> str:
@@ -197,10 +204,13 @@ def basis(result: StudyResult) -> list[Fact]:
     card, lead, digits = result.card, primary_model(result), result.decimals
     base, metric = base_metric(result, lead), metric_name(card["metric"])
     facts = [Fact("Users compared", count(_n_users(result, lead)), "paired"), _splits(card), _dates(card)]
-    if lead is not None:
-        facts.append(Fact("Judged with", lead + (f", {metric} {number(base, digits)} alone" if base else ""), "judge"))
     strongest = strongest_without_relations(result)
-    if strongest is not None and strongest["model"] != lead:
+    if lead is not None:
+        is_strongest = strongest is None or _valid(strongest) <= _valid_alone(result, lead)
+        label = "Judge, strongest without relations" if is_strongest else "Judge"
+        facts.append(Fact(label, lead + (f", {metric} {number(base, digits)} alone" if base else ""), "judge"))
+        strongest = None if is_strongest else strongest
+    if strongest is not None:
         value = f"{strongest['model']}, {metric} {number(strongest['mean'], digits)}"
         facts.append(Fact("Strongest without relations", value, "strongest"))
     margin = next((row["margin"] for row in result.verdicts.iter_rows(named=True) if row["model"] == lead), None)
@@ -220,19 +230,34 @@ def strongest_without_relations(result: StudyResult) -> Row | None:
     named = {row["other"] for row in result.effects.iter_rows(named=True) if row["kind"] == "strongest"}
     return max(
         (row for row in rows if not named or row["model"] in named),
-        key=lambda row: row.get("valid") or row["mean"] or 0.0,
+        key=_valid,
         default=None,
     )
 
 
+def _valid(row: Row) -> float:
+    """The metric on validation; on test for stored studies without it."""
+    value: float | None = row.get("valid", row["mean"])
+    return value if is_finite(value) else -math.inf
+
+
+def _valid_alone(result: StudyResult, model: str) -> float:
+    rows = (row for row in result.leaderboard.iter_rows(named=True) if row["arm"] == "interactions")
+    return max((_valid(row) for row in rows if row["model"] == model), default=-math.inf)
+
+
 def _n_users(result: StudyResult, lead: str | None) -> int:
-    counts = [row["n_users"] for row in result.leaderboard.iter_rows(named=True) if lead in (None, row["model"])]
-    return max(counts, default=result.card["n_users"])
+    counts: list[int] = [
+        row["n_users"] for row in result.leaderboard.iter_rows(named=True) if lead in (None, row["model"])
+    ]
+    return max(counts, default=int(result.card["n_users"]))
 
 
 def _splits(card: Row) -> Fact:
     n = len(card["seeds"])
-    return Fact("Splits", f"{n}" + (", so intervals cover users only" if card.get("interval_caveat") else ""), "split")
+    return Fact(
+        "Splits", f"{n}" + (", so intervals cover users only" if card.get("interval_caveat") else ""), "split"
+    )
 
 
 def _dates(card: Row) -> Fact:

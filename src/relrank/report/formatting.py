@@ -6,12 +6,13 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeGuard
 
 NOTHING = "–"
 MINUS = "−"
 
 
-def is_finite(value: float | None) -> bool:
+def is_finite(value: float | None) -> TypeGuard[float]:
     """Whether the value is a finite number."""
     return value is not None and math.isfinite(value)
 
@@ -90,7 +91,7 @@ def signed_percent(value: float, digits: int = 0) -> str:
 def of_base(value: float, base: float) -> str:
     """A tick of an axis as a share of ``base``: ``+20 %``; zero without sign."""
     percent = 100 * value / base
-    return f"{signed_percent(percent, 0 if abs(percent) >= 9.95 or percent == round(percent) else 1)} %"
+    return f"{signed_percent(percent, 0 if abs(percent) >= 9.95 or abs(percent - round(percent)) < 1e-6 else 1)} %"
 
 
 def duration(seconds: float) -> str:
@@ -109,6 +110,11 @@ def typeset(sentence: str) -> str:
     """A sentence with figures of four or more decimals in the page's format: ``-0.0012`` as ``−.0012``."""
     pattern = r"(?<![\w.])(-?)0?(\.\d{4,8})(?!\d)"
     return re.sub(pattern, lambda match: match[1].replace("-", MINUS) + match[2], sentence)
+
+
+def unbroken(sentence: str) -> str:
+    """A sentence whose numbers stay on one line with their units."""
+    return sentence.replace(" %", "\u00a0%").replace("± ", "±\u00a0")
 
 
 def metric_name(name: str) -> str:
@@ -135,9 +141,9 @@ class Axis:
     decimals: int
 
     @classmethod
-    def over(cls, values: Iterable[float | None], *, most: int = 6, margin: float = 0.04) -> Axis:
-        """An axis that contains all finite values, with at most ``most`` ticks (steps of 1, 2 or 5 × 10ⁿ)."""
-        finite = [v for v in values if v is not None and math.isfinite(v)] or [0.0, 1.0]
+    def over(cls, values: Iterable[float | None], *, most: int = 6, margin: float = 0.04, unit: float = 1.0) -> Axis:
+        """An axis that contains all finite values, with at most ``most`` ticks (steps of 1, 2 or 5 × 10ⁿ units)."""
+        finite = [v / unit for v in values if v is not None and math.isfinite(v)] or [0.0, 1.0]
         low, high = min(finite), max(finite)
         if low == high:
             low, high = low - 0.5 * (abs(low) or 1), high + 0.5 * (abs(high) or 1)
@@ -148,7 +154,7 @@ class Axis:
         step = next(s * 10.0**power for s in (1, 2, 5, 10) if s * 10.0**power >= rough)
         decimals = max(0, -math.floor(math.log10(step) + 1e-9))
         first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-        return cls(low, high, tuple(i * step for i in range(first, last + 1)), decimals)
+        return cls(low * unit, high * unit, tuple(i * step * unit for i in range(first, last + 1)), decimals)
 
     def at(self, value: float) -> float:
         """Position of a value in per cent, clipped to the axis."""

@@ -132,6 +132,7 @@ def _environment(result: StudyResult) -> Environment:
         formatting.percent,
         formatting.p_value,
         formatting.typeset,
+        formatting.unbroken,
         formatting.metric_name,
         formatting.listed,
     ):

@@ -17,8 +17,10 @@ def table_data(rows: Sequence[Mapping[str, Any]], columns: str | None = None) ->
         rows: by column.
         columns: names separated by spaces; by default all keys of plain values.
     """
-    names = columns.split() if columns else list(
-        dict.fromkeys(n for row in rows for n, value in row.items() if not isinstance(value, Mapping))
+    names = (
+        columns.split()
+        if columns
+        else list(dict.fromkeys(n for row in rows for n, value in row.items() if not isinstance(value, Mapping)))
     )
     names = [name for name in names if name not in DERIVED]
     return {"columns": names, "rows": [[_cell(row.get(name)) for name in names] for row in rows]}

@@ -113,7 +113,9 @@ def _sentence(result: StudyResult) -> str:
     if by["hurts"]:
         clauses.append(f"{_names(by['hurts'], rows, titles)} {_verb(by['hurts'], 'hurt')}")
     visible = [row["detectable_effect"] for row in by["undecided"] if is_finite(row["detectable_effect"])]
-    seen = f" (a change of {size(max(visible), base, metric, digits)} would have been seen)" if visible else ""
+    seen = (
+        f" (a change of {size(max(visible), base, metric, digits)} or more would have been seen)" if visible else ""
+    )
     for verdict, words in (
         ("negligible", f"negligible (less than {size(rows[0]['margin'] or 0.0, base, metric, digits)} either way)"),
         ("undecided", f"undecided{seen}"),

@@ -15,7 +15,7 @@ from relrank.report.beyond_accuracy import beyond_accuracy, decimals, lines_of
 from relrank.report.decision import basis, caveats, decision_groups
 from relrank.report.evidence import group_overview, overview, plan_curve
 from relrank.report.formatting import Axis, is_finite, metric_name
-from relrank.report.verdict_summary import Row, answer, base_metric, primary_model, progress_of
+from relrank.report.verdict_summary import Row, answer, base_metric, primary_model, progress_of, steps_to_build
 from relrank.study.metric_effects import contradicting_effects, in_words
 from relrank.study.result import StudyResult, titles_of
 from relrank.study.subgroup_effects import ALL_USERS
@@ -75,6 +75,7 @@ def build_view(result: StudyResult) -> dict[str, Any]:
         "caveats": caveats(result),
         "basis": basis(result),
         "base": base_metric(result, lead),
+        "built": {step["relation"] for step in steps_to_build(result, lead)},
         "lead": lead,
         "judged": judged,
         "relations": relations,
@@ -89,15 +90,18 @@ def build_view(result: StudyResult) -> dict[str, Any]:
     }
 
 
-def _overview_sections(result: StudyResult, tables: dict[str, list[Row]], lead: str | None, relations: list[str]) -> Row:
+def _overview_sections(
+    result: StudyResult, tables: dict[str, list[Row]], lead: str | None, relations: list[str]
+) -> Row:
     """The evidence in front of the appendix."""
     margin = next((row["margin"] for row in tables["verdicts"] if row["model"] == lead), None)
     plan = _plan(result.card.get("plan"), lead)
     gains = [row for row in tables["effects"] if row["kind"] == "gain" and row["model"] == lead]
     built = plan["steps"][0]["relation"] if plan and plan["build"] else None
+    base = base_metric(result, lead)
     return {
-        "overview": overview([row for row in tables["effects"] if row["model"] == lead], relations, margin),
-        "plan_curve": plan_curve(plan, gains[0] if gains else None) if plan else None,
+        "overview": overview([row for row in tables["effects"] if row["model"] == lead], relations, margin, base),
+        "plan_curve": plan_curve(plan, gains[0] if gains else None, base) if plan else None,
         "group_overview": group_overview([row for row in tables["groups"] if row["model"] == lead], built),
     }
 
