@@ -126,7 +126,7 @@ def test_what_the_decision_rests_on():
         "Users compared": "2,668",
         "Splits": "3",
         "Dates": "not stored",
-        "Judge, strongest without relations": "relational-ease, NDCG@10 .1443 alone",
+        "Judge, the strongest alone": "relational-ease, NDCG@10 .1443 alone",
         "Too small to matter": "±1 %",  # .0014 of .1443
         "Audit": "no leaks, 1 warning",
     }
@@ -134,7 +134,7 @@ def test_what_the_decision_rests_on():
     card = study.card | {"dates": ["1997-09-20", "1998-04-22"], "interval_caveat": "users only."}
     facts = {fact.label: fact.value for fact in basis(replace(study, card=card))}
     assert facts["Dates"] == "1997-09-20 to 1998-04-22"
-    assert facts["Splits"] == "3, so intervals cover users only"
+    assert facts["Splits"] == "3, users only"
     assert {f.label: f.value for f in basis(replace(study, card=card | {"dates": None}))}[
         "Dates"
     ] == "none in the data"

@@ -245,6 +245,20 @@ def test_print_opens_all_folds_and_closes_them_again(visit: Visit, pages: dict[s
     assert pdf.startswith(b"%PDF")
 
 
+@pytest.mark.parametrize("name", [*STUDIES, "two"])
+def test_paper_is_wide_enough(visit: Visit, pages: dict[str, Path], name: str) -> None:
+    """What is wider than the paper makes the browser print everything smaller."""
+    page = visit(pages[name], width=703)  # A4 without the margins
+    page.emulate_media(media="print")
+    page.evaluate("document.querySelectorAll('details:not(.export)').forEach(fold => { fold.open = true })")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 703
+    sizes = page.evaluate(
+        "[...document.querySelectorAll('p, td, th, li, dd, svg text')].filter(e => e.textContent.trim() && "
+        "e.checkVisibility()).map(e => parseFloat(getComputedStyle(e).fontSize))"
+    )
+    assert min(sizes) >= 8.5, "CSS pixels: 6.4 points"
+
+
 def test_an_open_page_follows_a_running_study(visit: Visit, tmp_path: Path) -> None:
     study, path = goodbooks(), tmp_path / "p.html"
 

@@ -207,7 +207,7 @@ def basis(result: StudyResult) -> list[Fact]:
     strongest = strongest_without_relations(result)
     if lead is not None:
         is_strongest = strongest is None or _valid(strongest) <= _valid_alone(result, lead)
-        label = "Judge, strongest without relations" if is_strongest else "Judge"
+        label = "Judge, the strongest alone" if is_strongest else "Judge"
         facts.append(Fact(label, lead + (f", {metric} {number(base, digits)} alone" if base else ""), "judge"))
         strongest = None if is_strongest else strongest
     if strongest is not None:
@@ -254,10 +254,8 @@ def _n_users(result: StudyResult, lead: str | None) -> int:
 
 
 def _splits(card: Row) -> Fact:
-    n = len(card["seeds"])
-    return Fact(
-        "Splits", f"{n}" + (", so intervals cover users only" if card.get("interval_caveat") else ""), "split"
-    )
+    remark = ", users only" if card.get("interval_caveat") else ""
+    return Fact("Splits", f"{len(card['seeds'])}{remark}", "split")
 
 
 def _dates(card: Row) -> Fact:

@@ -47,11 +47,16 @@ def answer(result: StudyResult) -> str:
         Plain text, e.g. ``"Build text first, then tags: together they make the top-10 list 25 % better; language
         hurts."``
     """
-    accepted = leak_suffix(result.card.get("accepted_leaks", []), titles_of(result.card))
-    text = _sentence(result) + (f" ({accepted})" if accepted else "")
+    text = decision_sentence(result)
     if (progress := progress_of(result.card)) is None:
         return text
     return f"Provisional, {progress['cells_done']} of {progress['cells_total']} cells: {text}"
+
+
+def decision_sentence(result: StudyResult) -> str:
+    """The same without the remark that a study still runs, for a page that has a banner."""
+    accepted = leak_suffix(result.card.get("accepted_leaks", []), titles_of(result.card))
+    return _sentence(result) + (f" ({accepted})" if accepted else "")
 
 
 def progress_of(card: Mapping[str, Any]) -> Row | None:

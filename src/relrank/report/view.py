@@ -15,7 +15,14 @@ from relrank.report.beyond_accuracy import beyond_accuracy, decimals, lines_of
 from relrank.report.decision import basis, caveats, decision_groups
 from relrank.report.evidence import group_overview, overview, plan_curve
 from relrank.report.formatting import Axis, is_finite, metric_name
-from relrank.report.verdict_summary import Row, answer, base_metric, primary_model, progress_of, steps_to_build
+from relrank.report.verdict_summary import (
+    Row,
+    base_metric,
+    decision_sentence,
+    primary_model,
+    progress_of,
+    steps_to_build,
+)
 from relrank.study.metric_effects import contradicting_effects, in_words
 from relrank.study.result import StudyResult, titles_of
 from relrank.study.subgroup_effects import ALL_USERS
@@ -69,7 +76,7 @@ def build_view(result: StudyResult) -> dict[str, Any]:
     # relations that were compared but not judged have effects, too
     compared = list(dict.fromkeys([*relations, *(r["relation"] for r in tables["effects"] if r["relation"])]))
     return {
-        "answer": answer(result),
+        "answer": decision_sentence(result),
         "progress": progress_of(result.card),
         "decision": decision_groups(result),
         "caveats": caveats(result),
