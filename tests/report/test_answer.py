@@ -89,6 +89,9 @@ def test_a_study_that_runs_is_provisional():
     progress = {"cells_done": 12, "cells_total": 44, "seconds_left": 170.0}
     running = replace(study, card=study.card | {"progress": progress})
     assert answer(running) == "Provisional, 12 of 44 cells: Build tags: it adds .0200 NDCG@10."
+    nothing = empty()
+    early = replace(nothing, card=nothing.card | {"progress": progress | {"cells_done": 2}})
+    assert answer(early) == "Provisional, 2 of 44 cells: No verdict yet."
     assert answer(replace(study, card=study.card | {"progress": None})) == "Build tags: it adds .0200 NDCG@10."
 
 

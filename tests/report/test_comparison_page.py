@@ -7,6 +7,7 @@ import pytest
 from handmade import empty, goodbooks, judged, planted
 from test_page import Page
 
+from relrank.cli.studies import report
 from relrank.report import write_comparison
 from relrank.report.study_comparison import comparability, compare_studies
 
@@ -30,7 +31,7 @@ def test_the_same_study_differs_in_nothing(tmp_path):
     assert (view["limits"], view["differing"], view["changed"]) == ([], [], [])
     assert len(view["equal"]) == 19
     text = " ".join(page_of(goodbooks(), goodbooks(), tmp_path / "p.html").text.split())
-    assert "All 5 verdicts are the same in both studies." in text
+    assert "all 5 verdicts that both have are the same." in text
     assert "so all figures can be compared" in text
 
 
@@ -40,12 +41,13 @@ def test_changes_are_marked_and_come_first(tmp_path):
     head, *rows = page.rows("both")
     assert head == ["Relation", "A · old", "B · new", "Change"]
     assert [(row[0], row[3]) for row in rows] == [
-        ("has_tag", "changed"), ("written_by", "changed"), ("published_in", "changed"),
-        ("similar_text", "same"), ("in_language", "same"),
+        ("has_tag", "changed"), ("written_by", "changed"), ("similar_text", "same"), ("in_language", "same"),
+        ("published_in", "only in A"),
     ]  # fmt: skip
     assert rows[0][1] == "▲ build +5.0 % +3.1 to +6.9 %"  # .0072 ± .0027 of .1443
     assert rows[0][2] == "– negligible +5.0 % +3.1 to +6.9 %"
-    assert rows[2][2] == "not in this study"
+    assert rows[4][2] == "not in this study"
+    assert "2 of 4 verdicts that both have differ: has_tag and written_by." in page.text
     assert page.rows("settings")[1:] == [["Trials per arm, at most", "8", "20"]]
 
 
@@ -90,6 +92,7 @@ def test_what_cannot_be_compared_is_said_at_the_top(change, said, tmp_path):
     (limit,) = comparability(study, other)
     assert limit.startswith(said) or said in limit
     text = " ".join(page_of(study, other, tmp_path / "p.html").text.split())
+    assert ("These are different experiments" in text) == (not {"metric", "fingerprints"}.isdisjoint(change))
     assert text.index("What cannot be compared") < text.index(said) < text.index("Verdicts")
 
 
@@ -110,3 +113,19 @@ def test_other_metrics_are_not_drawn_together():
 def test_any_two_studies_have_a_page(b, tmp_path):
     page_of(goodbooks(), b(), tmp_path / "p.html")
     page_of(b(), goodbooks(), tmp_path / "q.html")
+
+
+def test_the_command_compares_two_folders(tmp_path, capsys):
+    goodbooks().save(tmp_path / "a" / "shop")
+    changed(goodbooks()).save(tmp_path / "b" / "shop")
+    report(tmp_path / "a" / "shop", tmp_path / "b" / "shop")
+    out = " ".join(capsys.readouterr().out.split())
+    assert "2 of 4 verdicts that both have differ" in out
+    assert "a/shop Build has_tag first, then written_by (or text): together they make" in out
+    page = Page((tmp_path / "a" / "shop-and-shop.html").read_text(encoding="utf-8"))
+    assert page.rows("both")[0][1:3] == ["A · a/shop", "B · b/shop"]
+    report(tmp_path / "a" / "shop", tmp_path / "b" / "shop", tmp_path / "mine.html")
+    assert (tmp_path / "mine.html").is_file()
+    assert not (tmp_path / "a" / "shop" / "report.html").exists()
+    report(tmp_path / "a" / "shop")
+    assert (tmp_path / "a" / "shop" / "report.html").is_file()

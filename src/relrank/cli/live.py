@@ -200,7 +200,7 @@ def print_comparison(console: Console, a: StudyResult, b: StudyResult, names: tu
     console.print()
     for limit in view["limits"]:
         _print(console, limit, "bold yellow")
-    table = plain_table(f"{len(view['changed'])} of {len(view['verdicts'])} verdicts differ")
+    table = plain_table(f"{len(view['changed'])} of {len(view['shared'])} verdicts that both have differ")
     for heading in ("relation", *names):
         table.add_column(heading, overflow="fold")
     for row in view["changed"]:

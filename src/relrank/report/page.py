@@ -131,6 +131,7 @@ def _environment(result: StudyResult) -> Environment:
         formatting.of_base,
         formatting.percent,
         formatting.p_value,
+        formatting.signed_percent,
         formatting.typeset,
         formatting.unbroken,
         formatting.metric_name,

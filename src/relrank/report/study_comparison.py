@@ -23,6 +23,7 @@ from relrank.report.verdict_summary import Row, answer, base_metric, primary_mod
 from relrank.study.result import StudyResult, titles_of
 
 MISSING = "not in it"
+CHANGES = ("changed", "same", "only in A", "only in B")
 KINDS = {"held": "beside the others", "alone": "alone"}
 
 
@@ -50,8 +51,10 @@ def compare_studies(a: StudyResult, b: StudyResult, names: tuple[str, str] | Non
         "differing": [row for row in settings if row["a"] != row["b"]],
         "equal": [row for row in settings if row["a"] == row["b"]],
         "verdicts": verdicts,
-        "changed": [row for row in verdicts if row["changed"]],
-        "verdict_data": table_data(verdicts, "relation title verdict_a verdict_b changed"),
+        "changed": [row for row in verdicts if row["change"] == "changed"],
+        "shared": [row for row in verdicts if row["change"] in ("changed", "same")],
+        "comparable": _is_comparable(a, b),
+        "verdict_data": table_data(verdicts, "relation title verdict_a verdict_b change"),
         "forest": _forest(a, b),
         "board": _board(a, b),
     }
@@ -144,11 +147,23 @@ def _verdicts(a: StudyResult, b: StudyResult) -> list[Row]:
                 "title": titles.get(relation, relation),
                 "verdict_a": words[0],
                 "verdict_b": words[1],
-                "changed": words[0] != words[1] or gains[0][2] != gains[1][2],
+                "change": _change(words, gains),
                 "gains": gains,
             }
         )
-    return sorted(rows, key=lambda row: not row["changed"])
+    return sorted(rows, key=lambda row: CHANGES.index(row["change"]))
+
+
+def _change(words: list[str], gains: list[tuple[str, str, bool]]) -> str:
+    if MISSING in words:
+        return "only in A" if words[1] == MISSING else "only in B"
+    return "same" if words[0] == words[1] and gains[0][2] == gains[1][2] else "changed"
+
+
+def _is_comparable(a: StudyResult, b: StudyResult) -> bool:
+    """Whether the studies have a split and the metric in common."""
+    shared = set(a.card["fingerprints"]) & set(b.card["fingerprints"])
+    return bool(shared) and a.card["metric"] == b.card["metric"]
 
 
 def _written(result: StudyResult, row: Row | None) -> tuple[str, str]:

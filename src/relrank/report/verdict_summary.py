@@ -94,6 +94,8 @@ def _sentence(result: StudyResult) -> str:
     if lead is None:
         rows = [row for row in result.effects.iter_rows(named=True) if row["kind"] != "strongest"]
         of_kind = {kind: [row for row in rows if row["kind"] == kind] for kind in ("gain", "versus")}
+        if not rows and progress_of(result.card) is not None:
+            return "No verdict yet."
         if not rows and result.card.get("skipped"):
             return "No relation was judged, since models of this study did not fit into memory."
         if of_kind["versus"] and not of_kind["gain"]:
