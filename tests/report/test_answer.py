@@ -92,6 +92,8 @@ def test_a_study_that_runs_is_provisional():
     nothing = empty()
     early = replace(nothing, card=nothing.card | {"progress": progress | {"cells_done": 2}})
     assert answer(early) == "Provisional, 2 of 44 cells: No verdict yet."
+    early.card["progress"]["so_far"] = "alone, driver +67 % (+59 % to +75 %)"
+    assert answer(early).endswith(": No verdict yet; alone, driver +67 % (+59 % to +75 %).")
     assert answer(replace(study, card=study.card | {"progress": None})) == "Build tags: it adds .0200 NDCG@10."
 
 
@@ -141,6 +143,9 @@ def test_the_largest_detectable_effect_is_named():
 def test_an_unknown_detectable_effect_is_not_mentioned():
     study = judged(("m", "a", HELPS), ("m", "b", OPEN), visible=float("nan"))
     assert answer(study).endswith("; b is undecided.")
+    study = judged(("m", "a", HELPS), ("m", "b", OPEN), visible=0.0001)
+    none = study.verdicts.with_columns(detectable_effect=pl.lit(0.0))  # no effect of it has run yet
+    assert answer(replace(study, verdicts=none)).endswith("; b is undecided.")
 
 
 def test_thirty_relations_stay_short():

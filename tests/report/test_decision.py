@@ -65,6 +65,13 @@ def test_a_built_relation_that_the_others_replace_says_so():
     assert first[3] == "on its own; undecided beside all the others"
 
 
+def test_what_has_not_run_yet_is_shown_alone():
+    study = judged(("m", "x", "undecided"))
+    empty_columns = [pl.lit(None, pl.Float64).alias(f"held{end}") for end in ("", "_low", "_high")]
+    result = replace(study, verdicts=study.verdicts.with_columns(empty_columns))
+    assert lists(result)["undecided"] == [("x", "+.0005", "[−.0024, +.0034]", "on its own, so far")]
+
+
 def test_titles_are_shown_and_escaped():
     evil = "<img src=x onerror=alert(1)>"
     study = judged(("m", "x", "helps"), ("m", "y", "interchangeable", "x"), ("m", "z", "undecided"))

@@ -115,7 +115,7 @@ def decision_groups(result: StudyResult) -> list[Group]:
     build += [write.entry(row, "held", "beside all the others") for row in by["helps"]]
     lists = {"build": build, "interchangeable": [write.replaceable(row) for row in by["interchangeable"]]}
     for word in ("hurts", "negligible", "undecided"):
-        lists[word] = [write.entry(row, "held", "beside all the others") for row in by[word]]
+        lists[word] = [write.beside_or_alone(row) for row in by[word]]
     meaning = MEANING | {"build": MEANING["build" if len(steps) > 1 else "one step" if steps else "helps"]}
     return [
         Group(word, heading, meaning[word], tuple(lists[word]))
@@ -149,6 +149,12 @@ class _Writer:
             why = "the model gives it no weight" if row.get("unused") == 1 else "changes no list"
             return Entry(row["relation"], self.titled([row["relation"]]), "0 %", "", why)
         return Entry(row["relation"], self.titled([row["relation"]]), *self.gain(row, kind), against)
+
+    def beside_or_alone(self, row: Row) -> Entry:
+        """What it adds beside the others; alone if that has not run yet."""
+        if is_finite(row["held"]) or not is_finite(row["alone"]):
+            return self.entry(row, "held", "beside all the others")
+        return self.entry(row, "alone", "on its own, so far")
 
     def replaceable(self, row: Row) -> Entry:
         names = row["interchangeable_with"]

@@ -56,11 +56,12 @@ def answer(result: StudyResult) -> str:
 def decision_sentence(result: StudyResult) -> str:
     """The same without the remark that a study still runs, for a page that has a banner."""
     accepted = leak_suffix(result.card.get("accepted_leaks", []), titles_of(result.card))
-    return _sentence(result) + (f" ({accepted})" if accepted else "")
+    so_far = (progress_of(result.card) or {}).get("so_far")
+    return (f"No verdict yet; {so_far}." if so_far else _sentence(result)) + (f" ({accepted})" if accepted else "")
 
 
 def progress_of(card: Mapping[str, Any]) -> Row | None:
-    """``cells_done``, ``cells_total`` and ``seconds_left`` of a study that still runs; None of a finished one."""
+    """How far a study that runs has come (``StudyResult.card``, ``progress``); None if it is finished."""
     progress: Row | None = card.get("progress")
     return progress
 
@@ -119,7 +120,7 @@ def _sentence(result: StudyResult) -> str:
     clauses += _replaceable(by["interchangeable"], rows, said if len(said) == 1 else [], titles)
     if by["hurts"]:
         clauses.append(f"{_names(by['hurts'], rows, titles)} {_verb(by['hurts'], 'hurt')}")
-    visible = [row["detectable_effect"] for row in by["undecided"] if is_finite(row["detectable_effect"])]
+    visible = [row["detectable_effect"] for row in by["undecided"] if (row["detectable_effect"] or 0) > 0]
     seen = (
         f" (a change of {size(max(visible), base, metric, digits)} or more would have been seen)" if visible else ""
     )

@@ -50,7 +50,8 @@ class StudyResult:
             add to these, each with _low and _high and null if it has not run, share: of the gain of all, confirmed,
             rows, nodes, seconds, peak_mb}}); ``cells`` (list of {model, arm, seed, key: folder under cells/});
             ``planted`` (true verdict per relation where known, else null); ``smoke`` (bool); while the study runs,
-            ``progress`` ({cells_done, cells_total, seconds_left: or null}).
+            ``progress`` ({cells_done, cells_total, seconds_left: or null, so_far: what is known of relations alone as
+            long as there are no verdicts, else null}).
         leaderboard: one row per (model, arm), best first: ``model``, ``arm``, ``n_seeds``, ``n_users``, ``valid``
             (the study's metric on validation), ``mean``, ``low``, ``high`` (on test), ``below_ease`` (bool), every
             other metric's mean under its own name (``hit@10``, ``mrr``, ``coverage@10``, ``gini@10``,
