@@ -268,6 +268,11 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]
         yield folder, output
 
 
+def plain(text: str) -> str:
+    """Text whose lines and last digits may differ."""
+    return re.sub(r"\d+", "0", " ".join(text.split()))
+
+
 def test_tutorial_comes_out_as_it_says(shop):
     folder, output = shop
     assert "8,800 purchases of 1,100 customers" in TUTORIAL.read_text(encoding="utf-8")
@@ -281,7 +286,9 @@ def test_tutorial_comes_out_as_it_says(shop):
         "colour": "negligible",
         "price": "negligible",
     }
-    assert re.search(r"Build brand: \+1\d % NDCG@10, 100 % of what all four bring\.", output)
+    shown = [plain(block) for block in blocks(TUTORIAL, "text") if block.startswith("Build")]
+    assert [text for text in shown if text not in plain(output)] == []
+    assert len(shown) == 1
     assert "Alpine boots 220: rank 1," in output
     assert (folder / "runs" / "shop" / "report.html").is_file()
 
