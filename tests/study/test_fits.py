@@ -273,8 +273,9 @@ def test_live_shows_it_and_waits_for_it_no_more(study_file, tmp_path):
     with LiveStudy(Console(file=out, width=100)) as live:
         run_study(config, prepare(config, study_file.parent), tmp_path / "out", live)
     lines = out.getvalue().splitlines()
-    assert lines[0].startswith("relational-ease on 6 arms")
-    assert [line[:5] for line in lines[1:]] == ["[1/4]", "[2/4]", "[3/4]", "[4/4]"]
+    assert lines[0] == "about 16 cells"
+    assert lines[1].startswith("relational-ease on 6 arms")
+    assert [line[:5] for line in lines[2:]] == ["[1/4]", "[2/4]", "[3/4]", "[4/4]"]
 
 
 def test_commands_say_it(study_file, tmp_path, monkeypatch, capsys):

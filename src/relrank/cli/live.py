@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import polars as pl
@@ -15,6 +16,7 @@ from relrank.cli.live_progress import LiveProgress, plain_table
 from relrank.cli.progress import print_plain
 from relrank.evaluation.evaluate import HISTORY_LENGTH
 from relrank.graph.relation import NO_TITLES, Titles
+from relrank.report import answer
 from relrank.study.cell import Cell
 from relrank.study.cell_store import CellResult
 from relrank.study.leaks import leak_suffix
@@ -61,11 +63,18 @@ class LiveStudy(LiveProgress):
     def __init__(self, console: Console, titles: Titles = NO_TITLES) -> None:
         super().__init__(console)
         self._titles = titles
+        self._answer = ""
         self._scores: dict[tuple[str, str], list[float]] = {}
         self._metric = ""
         self._to_come: set[str] = set()
         self._running: dict[str, tuple[float, str]] = {}
         """Start and last message of each running cell."""
+
+    def begin(self, expected: Mapping[str, int]) -> None:
+        """Show the expected number of cells; the progress bar shows it in a terminal."""
+        self._expected = dict(expected)
+        if not self._console.is_terminal:
+            print_plain(self._console, f"about {self._total} cells")
 
     def plan(self, cells: list[Cell], finished: int) -> None:
         """Add planned cells, of which some were finished by an earlier run."""
@@ -76,7 +85,7 @@ class LiveStudy(LiveProgress):
         self._metric = cells[0].study.metric if cells else self._metric
         if finished:
             self._console.print(f"{finished} of {len(cells)} cells were finished earlier and are reused")
-        self._bar.update(self._task, total=self._planned)
+        self._bar.update(self._task, total=self._total)
 
     def start(self, cell: Cell) -> None:
         """A cell begins."""
@@ -104,14 +113,15 @@ class LiveStudy(LiveProgress):
         self._finished += 1
         self._to_come.discard(name)
         self._waiting[result.model] -= 1
+        self._expected[result.model] = self._expected.get(result.model, 0) - 1
         if fresh:
             began, _ = self._running.pop(name, (time.monotonic(), ""))
             seconds = time.monotonic() - began
             self._seconds.setdefault(result.model, []).append(seconds)
             if not self._console.is_terminal:
                 figures = f"{self._metric} {score:.{decimals_of(score)}f}, {seconds:.1f} s"
-                print_plain(self._console, f"[{self._finished}/{self._planned}] {name}: {figures}")
-        self._bar.update(self._task, completed=self._finished)
+                print_plain(self._console, f"[{self._finished}/{self._total}] {name}: {figures}")
+        self._bar.update(self._task, completed=self._finished, total=self._total)
         if fresh:
             self._show()
 
@@ -120,12 +130,23 @@ class LiveStudy(LiveProgress):
         for cell in cells:
             name = self._title(cell)
             self._running.pop(name, None)
+            self._expected[cell.model.name] = self._expected.get(cell.model.name, 0) - 1
             if name in self._to_come:
                 self._to_come.discard(name)
                 self._waiting[cell.model.name] -= 1
                 self._planned -= 1
-        self._bar.update(self._task, total=self._planned)
+        self._bar.update(self._task, total=self._total)
         print_plain(self._console, why, "yellow")
+
+    def provisional(self, assemble: Callable[[], StudyResult]) -> None:
+        """Show what the finished cells say so far: in the display, in a file when it changes, and on the page."""
+        result = assemble()
+        progress = result.card["progress"]
+        cells = f"{progress['cells_done']} of about {progress['cells_total']} cells"
+        text = f"provisional, {cells}: {progress['so_far'] or answer(result)}"
+        if not self._console.is_terminal:
+            print_plain(self._console, text)
+        self._answer = text
 
     def _title(self, cell: Cell) -> str:
         return f"{cell.model.name} · {cell.arm.titled(self._titles)} · seed {cell.split_context.seed}"
@@ -138,7 +159,8 @@ class LiveStudy(LiveProgress):
         self._bar.update(self._task, description=escape(description), left=self._left(len(running)))
         if self._console.is_terminal:
             lines = [Text(line, overflow="ellipsis", no_wrap=True) for line in running[:MAX_RUNNING] if several]
-            self._live.update(Group(self._table(), *lines, self._bar), refresh=True)
+            so_far = [Text(self._answer, "bold")] if self._answer else []
+            self._live.update(Group(self._table(), *so_far, *lines, self._bar), refresh=True)
 
     def _table(self) -> Table:
         table = plain_table(f"best so far, test {self._metric}")

@@ -24,6 +24,8 @@ class LiveProgress:
         self._live = Live(console=console, auto_refresh=False, transient=True)
         self._planned = self._finished = 0
         self._waiting: dict[str, int] = {}
+        self._expected: dict[str, int] = {}
+        """Estimated number of cells of each model, planned ones included, less the finished ones."""
         self._seconds: dict[str, list[float]] = {}
         self._shown = 0.0
 
@@ -40,9 +42,19 @@ class LiveProgress:
         means = {model: sum(seconds) / len(seconds) for model, seconds in self._seconds.items()}
         if not means:
             return ""
-        seconds = sum(n * means.get(model, max(means.values())) for model, n in self._waiting.items())
+        waiting = {m: max(n, self._expected.get(m, 0)) for m, n in self._waiting.items()} | {
+            m: n for m, n in self._expected.items() if m not in self._waiting
+        }
+        seconds = sum(n * means.get(model, max(means.values())) for model, n in waiting.items())
+        # a model without a finished cell may take longer than all others
+        about = "about" if all(model in means for model, n in waiting.items() if n > 0) else "at least"
         seconds /= max(at_once, 1)
-        return f"about {seconds:.0f} s left" if seconds < 90 else f"about {seconds / 60:.0f} min left"
+        return f"{about} {seconds:.0f} s left" if seconds < 90 else f"{about} {seconds / 60:.0f} min left"
+
+    @property
+    def _total(self) -> int:
+        """Number of cells: those planned, or an estimate that includes later batches."""
+        return max(self._planned, self._finished + sum(n for n in self._expected.values() if n > 0))
 
 
 def plain_table(title: str) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -23,10 +24,21 @@ if TYPE_CHECKING:
     from relrank.study.engines.engine import Engine
     from relrank.study.prepare import StudyData
     from relrank.study.result import StudyResult
+    from relrank.tables.audit import Finding
     from relrank.tracking.tracker import Tracking
 
 Smoke = Annotated[
     bool, typer.Option("--smoke", help="Test run: everything small, in a folder of its own (NAME-smoke).")
+]
+Fast = Annotated[
+    bool,
+    typer.Option(
+        "--fast", help="First split and closed forms only; later, without it, the study goes on from there."
+    ),
+]
+Thorough = Annotated[
+    bool,
+    typer.Option("--thorough", help="More splits, or initializations of trained models, than the study file says."),
 ]
 EngineName = Annotated[
     Literal["local", "ray"],
@@ -64,6 +76,8 @@ def study(
     study: StudyFile,
     out: StudyFolder = None,
     smoke: Smoke = False,
+    fast: Fast = False,
+    thorough: Thorough = False,
     engine: EngineName = "local",
     jobs: Jobs = 1,
     address: Address = None,
@@ -75,7 +89,8 @@ def study(
 
     A leak that the study file does not accept ends the study with exit code 1 before anything is fitted.
 
-    An interrupted study resumes; after a changed setting only what it affects runs again.
+    An interrupted study resumes; after a changed setting only what it affects runs again. While it runs, it says what
+    its finished cells show so far.
 
     Examples: **relrank study studies/planted.toml** · **relrank study studies/planted.toml --track mlflow** ·
     **relrank study studies/planted.toml --jobs 2** · **relrank study studies/planted.toml --engine ray**
@@ -90,22 +105,43 @@ def study(
 
     _check_tracking(track, tracking_uri)
     engine_context = make_engine(engine, jobs, address, cores)
-    config = read_study(study)
+    config, left_out = _with_budget(read_study(study), fast, thorough)
     console = Console()
     folder = out or Path("runs") / config.name
     if smoke:
         config, folder = shrink(config), named(folder).with_name(folder.name + "-smoke")
     if folder.is_dir():
         _lock_study_folder(context, folder, config, smoke)  # a locked folder is reported before data are read
-    data = prepare_data(console, config, study.parent, smoke)
-    print_card(console, config, data)
-    refuse_leaks(leaks_of(data.findings), config.study.accept_leaks)  # before a tracking run is opened
-    _lock_study_folder(context, folder, config, smoke)
-    tracking = None if track is None else _tracking(console, tracking_uri, config, data, study, folder)
-    with engine_context as running, LiveStudy(console, config.titles) as live, ExitStack() as stack:
+    with ExitStack() as stack:
+        # processes load their libraries while data are read; Ray starts once the data are known to be right
+        running = stack.enter_context(engine_context) if engine == "local" else None
+        data = prepare_data(console, config, study.parent, smoke)
+        data = replace(data, findings=(*data.findings, *left_out))
+        print_card(console, config, data)
+        refuse_leaks(leaks_of(data.findings), config.study.accept_leaks)  # before a tracking run is opened
+        _lock_study_folder(context, folder, config, smoke)
+        tracking = None if track is None else _tracking(console, tracking_uri, config, data, study, folder)
+        running = running or stack.enter_context(engine_context)
+        live = stack.enter_context(LiveStudy(console, config.titles))
         callback = live if tracking is None else stack.enter_context(tracking.wrap(live))
         result = run_study(config, data, folder, callback, running)
     _show_and_save(console, config, data, folder, result, tracking)
+
+
+def _with_budget(config: StudyConfig, fast: bool, thorough: bool) -> tuple[StudyConfig, list[Finding]]:
+    """The study at another budget, and what that leaves out."""
+    from relrank.study import budget
+
+    if fast and thorough:
+        raise InputError(
+            "two budgets", where="relrank study", expected="--fast or --thorough", found="--fast and --thorough"
+        )
+    if thorough:
+        return budget.thorough(config), []
+    if not fast:
+        return config, []
+    config, left_out = budget.fast(config)
+    return config, [] if left_out is None else [left_out]
 
 
 def _show_and_save(

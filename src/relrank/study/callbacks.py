@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from relrank.study.cell import Cell
 from relrank.study.cell_store import CellResult
+from relrank.study.result import StudyResult
 
 
 class StudyCallback(Protocol):
     """Receives the events of a study. Several cells may run at once."""
+
+    def begin(self, expected: Mapping[str, int]) -> None:
+        """The study begins; ``expected``: an estimate of its number of cells, by model."""
 
     def plan(self, cells: list[Cell], finished: int) -> None:
         """Cells of the next batch, and how many of them an earlier run has finished."""
@@ -29,9 +34,15 @@ class StudyCallback(Protocol):
     def skipped(self, cells: list[Cell], why: str) -> None:
         """Cells of one model are skipped for lack of memory, before ``plan`` or after ``start``."""
 
+    def provisional(self, assemble: Callable[[], StudyResult]) -> None:
+        """Further cells have finished; ``assemble`` makes the result of all cells so far (``study.provisional``)."""
+
 
 class NullCallback:
     """Ignores all events; a base for callbacks that need only some."""
+
+    def begin(self, expected: Mapping[str, int]) -> None:
+        """Ignored."""
 
     def plan(self, cells: list[Cell], finished: int) -> None:
         """Ignored."""
@@ -49,4 +60,7 @@ class NullCallback:
         """Ignored."""
 
     def skipped(self, cells: list[Cell], why: str) -> None:
+        """Ignored."""
+
+    def provisional(self, assemble: Callable[[], StudyResult]) -> None:
         """Ignored."""

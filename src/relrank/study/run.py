@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import polars as pl
 
 from relrank.graph.relation_chains import hops
 from relrank.io.atomic import discard
@@ -25,6 +28,7 @@ from relrank.study.model_effects import ModelEffects
 from relrank.study.model_strength import add_strength_caveats, model_strengths, strongest
 from relrank.study.plan import plan_card, plan_of
 from relrank.study.prepare import StudyData
+from relrank.study.provisional import ProvisionalResults, pending_verdicts, so_far
 from relrank.study.result import StudyResult, with_titles
 from relrank.study.results_by_arm import ResultsByArm
 from relrank.study.rivals import against_strongest, effects_vs_rival
@@ -74,14 +78,19 @@ def run_study(
 def _run_all(
     config: StudyConfig, material: StudyData, folder: Path, callback: StudyCallback, engine: Engine
 ) -> tuple[Done, list[SkippedCell]]:
-    memory = memory_limits.memory_per_cell(
-        config.study, engine.memory(), engine.jobs if isinstance(engine, ProcessEngine) else 1
-    )
+    jobs = engine.jobs if isinstance(engine, ProcessEngine) else 1
+    memory = memory_limits.memory_per_cell(config.study, engine.memory(), jobs)
     done: Done = []
     skipped: list[SkippedCell] = []
 
+    def assemble(config: StudyConfig, material: StudyData, done: Done, progress: dict[str, Any]) -> StudyResult:
+        return _assemble_result(config, material, done, skipped, engine, progress)
+
+    provisional = ProvisionalResults(config, material, assemble, callback, jobs)
+
     def run(batch: Batch) -> Done:
-        batch_done, batch_skipped = _run_batch(batch, folder, callback, engine, memory)
+        provisional.begin_batch(batch)
+        batch_done, batch_skipped = _run_batch(batch, folder, callback, engine, memory, provisional)
         done.extend(batch_done)
         skipped.extend(batch_skipped)
         return batch_done
@@ -93,9 +102,14 @@ def _run_all(
 
 
 def _assemble_result(
-    config: StudyConfig, material: StudyData, done: Done, skipped: list[SkippedCell], engine: Engine
+    config: StudyConfig,
+    material: StudyData,
+    done: Done,
+    skipped: list[SkippedCell],
+    engine: Engine,
+    progress: dict[str, Any] | None = None,
 ) -> StudyResult:
-    """All tables of a study from its finished cells."""
+    """All tables of a study from its finished cells; with ``progress``, provisional ones (``ProvisionalResults``)."""
     study, first = config.study, material.split_contexts[0]
     relations, relational = list(config.relations), relational_models(config)
     used_relations = {m.name: relations_read_by(m, config, first) for m in config.models}
@@ -119,6 +133,9 @@ def _assemble_result(
         plan = plan_card(path, results, first.graph)
     leaderboard = result_tables.leaderboard(results)
     study_card = card(config, material, results, engine, skipped) | {"model_strength": strengths, "plan": plan}
+    if progress is not None:
+        study_card |= {"progress": progress | {"so_far": so_far(effects_of, config.titles)}}
+        verdicts = pl.concat([verdicts, pending_verdicts(effects_of, config.titles, results.decimals)])
     study_card, verdicts = finish(study_card, leaderboard, effects, verdicts, material.findings, study.accept_leaks)
     return StudyResult(
         study_card,
@@ -143,7 +160,12 @@ def _models_vs_rival(config: StudyConfig) -> list[str]:
 
 
 def _run_batch(
-    cells: list[Cell], folder: Path, callback: StudyCallback, engine: Engine, memory: int
+    cells: list[Cell],
+    folder: Path,
+    callback: StudyCallback,
+    engine: Engine,
+    memory: int,
+    provisional: ProvisionalResults,
 ) -> tuple[list[tuple[Arm, CellResult]], list[SkippedCell]]:
     """Results in the order of the cells, and the cells that are skipped for lack of memory.
 
@@ -169,6 +191,7 @@ def _run_batch(
     for cell in planned:
         if cell.key() in results:
             callback.done(cell, results[cell.key()], False)
+            provisional.add(cell.arm, results[cell.key()])
         else:
             to_run.setdefault(cell.key(), cell)
     for key, result in engine.run(to_run, folder, callback) if to_run else ():
@@ -181,6 +204,8 @@ def _run_batch(
         results[key] = result
         for cell in equal:
             callback.done(cell, result, cell is to_run[key])
+            provisional.add(cell.arm, result)
+        provisional.offer()
     incomplete = {(one.cell.model.name, one.cell.arm.name) for one in skipped}
     complete = [cell for cell in planned if (cell.model.name, cell.arm.name) not in incomplete]
     return [(cell.arm, results[cell.key()]) for cell in complete], skipped

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 from relrank.graph.relation_chains import hops
+from relrank.models import MODELS, Trained
 from relrank.study import arms as arm_of
 from relrank.study.arms import Arm
 from relrank.study.cell import Cell
@@ -26,21 +28,38 @@ Done = list[tuple[Arm, CellResult]]
 def batches(config: StudyConfig, material: StudyData) -> Generator[Batch, Done, None]:
     """The cells of a study in batches; the results of each are sent in before the next one is planned.
 
-    1. What needs no other arm: baselines, the interactions, one relation each.
+    1. What needs no other arm of a closed form: baselines, the interactions, one relation each.
     2. The arms of the forward selection (``plan``), step by step, of the model that validates best on interactions.
     3. All relations and all but one, whose searches are warm-started from these.
-    4. The arms that explain why a relation that helps alone adds nothing to the others, and placebo arms for the
+    4. Trained models, which take longest, so that closed forms give provisional verdicts early.
+    5. The arms that explain why a relation that helps alone adds nothing to the others, and placebo arms for the
        steps of the plan.
     """
     schedule = _Schedule(config, material)
     cells = grid(config, material)
     late = [c for c in cells if _runs_after_path(c)]
-    yield from schedule.run([c for c in cells if not _runs_after_path(c)])
+    yield from schedule.run([c for c in cells if not _runs_after_path(c) and not _is_trained(c)])
     model = schedule.path_model([m.name for m in relational_models(config) if any(c.model == m for c in late)])
     while model is not None and (arms := schedule.next_path_arms(model)):
         yield from schedule.run(schedule.cells(model, arms))
     yield from schedule.run(late)
+    yield from schedule.run([c for c in cells if _is_trained(c)])
     yield from schedule.run(schedule.explaining_cells())
+
+
+def expected_cells(config: StudyConfig, material: StudyData) -> dict[str, int]:
+    """An estimate of the number of cells of each model, since later batches depend on the results of earlier ones.
+
+    Half of the relations are assumed to be added by the forward selection, and as many placebo arms to be run.
+    """
+    cells, first = grid(config, material), material.split_contexts[0]
+    expected = dict(Counter(cell.model.name for cell in cells))
+    searched = [c.model.name for c in cells if _runs_after_path(c)]
+    if searched:
+        n = len(relations_read_by(next(m for m in config.models if m.name == searched[0]), config, first))
+        steps = range(1, min((n + 1) // 2, n - 2))
+        expected[searched[0]] += len(material.split_contexts) * (sum(n - k for k in steps) + (n + 1) // 2)
+    return expected
 
 
 def run_batches(config: StudyConfig, material: StudyData, run: Callable[[Batch], Done]) -> None:
@@ -129,6 +148,10 @@ class _Schedule:
     def _results(self) -> ResultsByArm:
         config = self._config
         return ResultsByArm(self._done, config.study.metric, self._hops, draws_test=config.protocol.draws_test)
+
+
+def _is_trained(cell: Cell) -> bool:
+    return issubclass(MODELS[cell.model.kind], Trained)
 
 
 def _runs_after_path(cell: Cell) -> bool:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -226,6 +226,9 @@ class _LoggingCallback:
     def __init__(self, callback: StudyCallback, tracking: Tracking) -> None:
         self._callback, self._tracking = callback, tracking
 
+    def begin(self, expected: Mapping[str, int]) -> None:
+        self._callback.begin(expected)
+
     def plan(self, cells: list[Cell], finished: int) -> None:
         self._callback.plan(cells, finished)
         self._tracking.plan(cells)
@@ -245,6 +248,9 @@ class _LoggingCallback:
 
     def skipped(self, cells: list[Cell], why: str) -> None:
         self._callback.skipped(cells, why)
+
+    def provisional(self, assemble: Callable[[], StudyResult]) -> None:
+        self._callback.provisional(assemble)
 
 
 def _name(cell: Cell) -> tuple[str, str, int]:

@@ -95,6 +95,8 @@ class ProcessEngine:
         self._trials: dict[Group, list[tuple[_Process, Trial]]] = {}
 
     def __enter__(self) -> Self:
+        """Start the processes, which load their libraries while this one prepares the data."""
+        self._idle()
         return self
 
     def __exit__(

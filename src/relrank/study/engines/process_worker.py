@@ -57,6 +57,8 @@ def serve(orders: Connection) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    import relrank.study.run_cell  # noqa: F401  (before the first order comes)
+
     worker = _Worker(orders)
     while True:
         try:
