@@ -13,6 +13,8 @@ import sys
 import typer
 
 from relrank.cli.data import audit, fetch
+from relrank.cli.doctor import doctor
+from relrank.cli.init import init
 from relrank.cli.models import batch, evaluate, explain, export, fit, recommend
 from relrank.cli.service import serve
 from relrank.cli.studies import compare, report, study, tune
@@ -35,7 +37,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (fetch, audit, study, tune, fit, evaluate, compare, recommend, explain, serve, export, batch, report):
+COMMANDS = (init, fetch, audit, study, tune, fit, evaluate, compare, recommend, explain, serve, export, batch, report)
+for command in (*COMMANDS, doctor):
     app.command()(command)
 
 

@@ -1,0 +1,6 @@
+"""Proposes a study from tables: which hold interactions, nodes, links and texts, and which relations they offer."""
+
+from relrank.discovery.discover import discover
+from relrank.discovery.proposal import Choice, Finding, Hints, Proposal
+
+__all__ = ["Choice", "Finding", "Hints", "Proposal", "discover"]
