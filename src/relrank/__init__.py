@@ -2,16 +2,15 @@
 
     import relrank as rr
 
+Frames:   Study, a study of data frames; Estimator, one model             Nodes, Links, Texts
 A study:  read_study, prepare, run_study, write_report, save_winner      StudyConfig, StudyData, StudyResult
 A run:    load_run, explain                                             FittedRun, Explanation
 Data:     read_tables, make_split, audit, build_graph                   Tables, ProtocolConfig, Split, Graph, Relation
 Models:   MODELS, fit, evaluate, compare                                Recommender, TrainConfig, Evaluation, Effect
 Errors:   InputError, what a user can mend; LeakError, a leak that the study file does not accept
 
-    config = rr.read_study("studies/ml-100k-loo.toml")
-    data = rr.prepare(config, "studies")
-    result = rr.run_study(config, data, "runs/ml-100k-loo")
-    print(result.verdicts)
+    study = rr.Study(purchases, user="customer", item="sku", time="bought_at", nodes={"product": products})
+    print(study.run())
 
 ``help(relrank.Graph)`` and the like say more of each; ``relrank --help`` shows the command line.
 """
@@ -29,21 +28,26 @@ __version__ = "0.3.0.dev0"
 
 _PUBLIC = {
     "Effect": "relrank.evaluation.comparison",
+    "Estimator": "relrank.frames.estimator",
     "Evaluation": "relrank.evaluation.evaluate",
     "Explanation": "relrank.explanation.explainer",
     "FittedRun": "relrank.runs.fitted_run",
     "Graph": "relrank.graph.graph",
     "InputError": "relrank.errors",
     "LeakError": "relrank.errors",
+    "Links": "relrank.frames.sources",
     "MODELS": "relrank.models",
+    "Nodes": "relrank.frames.sources",
     "ProtocolConfig": "relrank.tables.protocols",
     "Recommender": "relrank.models.core.base",
     "Relation": "relrank.graph.relation",
     "Split": "relrank.tables.split",
+    "Study": "relrank.frames.study",
     "StudyConfig": "relrank.study.config",
     "StudyData": "relrank.study.prepare",
     "StudyResult": "relrank.study.result",
     "Tables": "relrank.tables.tables",
+    "Texts": "relrank.frames.sources",
     "TrainConfig": "relrank.training",
     "audit": "relrank.tables.audit",
     "build_graph": "relrank.graph.construction.build_graph",

@@ -8,6 +8,11 @@ from relrank.evaluation.evaluate import Evaluation as Evaluation
 from relrank.evaluation.evaluate import evaluate as evaluate
 from relrank.explanation.explainer import Explanation as Explanation
 from relrank.explanation.explainer import explain as explain
+from relrank.frames.estimator import Estimator as Estimator
+from relrank.frames.sources import Links as Links
+from relrank.frames.sources import Nodes as Nodes
+from relrank.frames.sources import Texts as Texts
+from relrank.frames.study import Study as Study
 from relrank.graph.construction.build_graph import build_graph as build_graph
 from relrank.graph.graph import Graph as Graph
 from relrank.graph.relation import Relation as Relation

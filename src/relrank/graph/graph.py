@@ -13,6 +13,7 @@ from relrank.graph.feature import Feature
 from relrank.graph.relation import Relation, Titles
 from relrank.graph.relation_chains import chain_node_types, hops
 from relrank.graph.rewiring import rewire
+from relrank.io import html
 from relrank.kernels.csr import Int32, Int64
 from relrank.tables.ids import IdMap
 from relrank.tables.notices import Notice
@@ -195,6 +196,20 @@ class Graph:
 
     def __repr__(self) -> str:
         return self.described({})
+
+    def _repr_html_(self) -> str:
+        """Nodes and relations as tables, for notebooks."""
+        relations = [
+            (r.name, f"{r.source} {'—' if r.undirected else '→'} {r.target}", f"{len(r):,}")
+            for r in (self.interactions, *self.relations.values())
+        ]
+        features = [(f.name, f.node, f"{f.dims:,}", f"{f.known.mean():.1%}") for f in self.features.values()]
+        parts = [
+            html.table(("node type", "nodes"), [(name, f"{len(ids):,}") for name, ids in self.nodes.items()], 1),
+            html.table(("relation", "links", "edges"), relations, 1),
+        ]
+        parts += [html.table(("feature", "of", "dimensions", "known for"), features, 2)] if features else []
+        return html.block("Graph", *parts)
 
     def described(self, titles: Titles) -> str:
         """A summary of nodes, relations and features, with titles of relations in place of their names."""

@@ -80,7 +80,7 @@ def _write(run: FittedRun, out: Path, parts: Path, k: int, progress: Progress, r
             frames = []
             for start in range(first, last, VECTORS_AT_ONCE):  # ranking uses smaller blocks for scores
                 users = np.arange(start, min(start + VECTORS_AT_ONCE, last))
-                frames.append(_frame(run, users, *lists.top(users, k)))
+                frames.append(lists.table(users, k))
                 progress("users", int(users[-1]) + 1, n_users)
             part = _write_part(pl.concat(frames), parts, first)
         files.append(part)
@@ -126,21 +126,23 @@ class BatchRecommender:
             self.run.model, self._full_histories.take(users).tensors(), k, self._unscorable_items
         )
 
-
-def _frame(run: FittedRun, users: Int64, best: TopK, fallback: Mask) -> pl.DataFrame:
-    filled = best.items >= 0
-    row, position = np.nonzero(filled)
-    frame = pl.DataFrame(
-        {
-            "user": run.split.users.at(users[row]),
-            "place": (position + 1).astype(np.uint32),
-            "item": run.split.items.at(best.items[filled]),
-            "score": best.scores[filled],
-            "fallback": fallback[row],
-        }
-    )
-    titled = frame.join(run.titles.rename({"key": "item"}), on="item", how="left", maintain_order="left")
-    return titled.select("user", "place", "item", "title", "score", "fallback")
+    def table(self, users: Int64, k: int) -> pl.DataFrame:
+        """The same as rows: ``user``, ``place`` (from 1), ``item``, ``title``, ``score``, ``fallback``."""
+        run = self.run
+        best, fallback = self.top(users, k)
+        filled = best.items >= 0
+        row, position = np.nonzero(filled)
+        frame = pl.DataFrame(
+            {
+                "user": run.split.users.at(users[row]),
+                "place": (position + 1).astype(np.uint32),
+                "item": run.split.items.at(best.items[filled]),
+                "score": best.scores[filled],
+                "fallback": fallback[row],
+            }
+        )
+        titled = frame.join(run.titles.rename({"key": "item"}), on="item", how="left", maintain_order="left")
+        return titled.select("user", "place", "item", "title", "score", "fallback")
 
 
 def _claim(run: FittedRun, folder: Path, k: int, rows: int) -> None:

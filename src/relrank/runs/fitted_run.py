@@ -24,6 +24,7 @@ from relrank.graph.composition import compose_relation
 from relrank.graph.graph import Graph
 from relrank.graph.histories import Sequences
 from relrank.graph.relation_chains import described_type
+from relrank.io import html
 from relrank.io.atomic import atomic_folder
 from relrank.io.manifest import (
     ManifestReader,
@@ -104,6 +105,16 @@ class FittedRun:
 
     def __repr__(self) -> str:
         return f"FittedRun({self.note['model']} on {self.note['arm']}, {self.note['protocol']})\n{self.graph!r}"
+
+    def _repr_html_(self) -> str:
+        """Model, hyper-parameters and graph, for notebooks."""
+        settings = [(name, value) for name, value in self.note.get("config", {}).items() if value not in ({}, None)]
+        return html.block(
+            f"FittedRun: {self.note['model']} on {self.note['arm']}",
+            html.line(f"{self.note['protocol']}; {len(self.split.users):,} users, {len(self.split.items):,} items"),
+            html.table(("hyper-parameter", "value"), settings),
+            self.graph._repr_html_(),
+        )
 
     def recommend(self, user: str | int, k: int = 10) -> pl.DataFrame:
         """The k best items that this user has not chosen: ``place``, ``item``, ``title``, ``score``, ``fallback``.

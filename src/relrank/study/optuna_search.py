@@ -95,7 +95,6 @@ def load_optuna() -> Any:
     """
     try:
         import optuna
-        import tomli_w  # noqa: F401
     except ImportError as error:
         raise InputError(
             "optuna is not installed", where="relrank tune", expected='pip install "relrank[tune]"', found=str(error)

@@ -12,8 +12,10 @@ import polars as pl
 
 from relrank.errors import InputError
 from relrank.graph.relation import Titles
+from relrank.io import html
 from relrank.io.atomic import atomic_write
 from relrank.io.manifest import ManifestReader, write_manifest
+from relrank.study.number_format import signed
 
 FORMAT = "relrank-study-2"
 REPAIR_HINT = "run the study again, its finished cells are kept unless another version stored them"
@@ -23,7 +25,7 @@ IN_JSON = ("leaderboard", "effects", "verdicts", "groups", "group_metrics", "lis
 NAMES = {"relation": pl.String, "title": pl.String}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class StudyResult:
     """Everything that the verdicts are based on, as plain tables; one file each in the study's folder.
 
@@ -114,6 +116,56 @@ class StudyResult:
     def decimals(self) -> int:
         """Decimals for values of the study's metric."""
         return int(self.card.get("decimals", 4))
+
+    def __repr__(self) -> str:
+        lines = [f"StudyResult({self._headline()})"]
+        lines += [f"  {row['relation']}, {row['model']}: {row['verdict']}" for row in self.verdicts.to_dicts()]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """Plan and verdicts as tables, for notebooks."""
+        titles, plan = titles_of(self.card), self.card.get("plan")
+        parts = [html.line(self._headline(), faint=True)]
+        if self.card.get("smoke"):
+            parts.append(html.line("smoke run: the figures mean nothing"))
+        if plan is not None and plan["steps"]:
+            steps = [
+                (
+                    at,
+                    titles.get(step["relation"], step["relation"]),
+                    "yes" if at <= plan["build"] else "no",
+                    self._effect(step, "adds"),
+                    self._effect(step, "total"),
+                )
+                for at, step in enumerate(plan["steps"], 1)
+            ]
+            parts.append(html.table(("", "relation", "build", "adds", "so far"), steps, 2))
+        for (model,), rows in self.verdicts.group_by("model", maintain_order=True):
+            verdicts = [
+                (
+                    titles.get(row["relation"], row["relation"]),
+                    row["verdict"] + (f" with {row['interchangeable_with']}" if row["interchangeable_with"] else ""),
+                    *(self._effect(row, kind) for kind in ("held", "alone", "placebo")),
+                )
+                for row in rows.iter_rows(named=True)
+            ]
+            headings = (f"relation, {model}", "verdict", "beside others", "alone", "beyond shuffled")
+            parts.append(html.table(headings, verdicts, 3))
+        return html.block(self.card.get("title") or f"Study {self.card['name']}", *parts)
+
+    def _headline(self) -> str:
+        card = self.card
+        users, n = f"{card['n_users']:,} users", len(card["seeds"])
+        splits = f"{n} split{'s' if n > 1 else ''}"
+        return f"{card['name']}: {card['metric']}, {users}, {card['n_items']:,} items, {splits}"
+
+    def _effect(self, row: Mapping[str, Any], kind: str) -> str:
+        if row.get(kind) is None:
+            return "not run"
+        if row[kind] == row[f"{kind}_low"] == row[f"{kind}_high"] == 0:
+            return "0, the same"
+        low, high = (signed(row[f"{kind}_{end}"], self.decimals) for end in ("low", "high"))
+        return f"{signed(row[kind], self.decimals)} ({low} … {high})"
 
     def save(self, folder: Path | str) -> None:
         """Write ``card.json``, one Parquet file per table, and ``results.json`` for readers without Parquet.

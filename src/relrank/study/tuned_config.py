@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
 from relrank.io.atomic import atomic_write
 from relrank.models import MODELS
 from relrank.study.config import ModelSection, StudyConfig
@@ -23,8 +25,6 @@ def write_tuned(config: StudyConfig, searches: Sequence[ArmSearch], base: Path, 
         path: of the new study file.
         how: the searches in a few words, for a comment.
     """
-    import tomli_w
-
     raw = config.model_dump(exclude_unset=True, exclude_none=True)
     raw["name"] = f"{config.name.removesuffix('-tuned')}-tuned"
     for key in ("path", "tmdb"):

@@ -1,6 +1,6 @@
-"""Frames of polars, pandas or any Arrow library, checked like files.
+"""Frames of polars, pandas, any Arrow library and what narwhals knows, checked like files.
 
-pandas is not required: its frames are read column by column without importing it.
+Neither pandas nor pyarrow is required: frames of pandas are read column by column without importing it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import narwhals as nw
 import numpy as np
 import polars as pl
 
@@ -62,14 +63,15 @@ def as_frame(value: Any, where: str) -> pl.DataFrame:
     """A polars frame with the same rows: whole numbers as Int64 if they fit, categories as text.
 
     Args:
-        value: a frame of polars or pandas, an Arrow table, or columns by name.
+        value: a frame of polars or pandas, an Arrow table, another frame that narwhals knows, or columns by name. A
+            lazy frame is collected; named levels of the index of pandas become columns.
         where: names the frame in messages.
 
     Raises:
         InputError: it is no frame, or a column holds values of several types.
     """
     if isinstance(value, pl.LazyFrame):
-        value = value.collect()
+        value = _collected(value, where)
     if not isinstance(value, pl.DataFrame):
         value = _of_pandas(value, where) if _is_pandas(value) else _of_other(value, where)
     whole = [name for name in value.columns if value[name].dtype.is_integer() and not _is_large(value[name])]
@@ -256,7 +258,23 @@ def _is_pandas(value: Any) -> bool:
     return type(value).__module__.partition(".")[0] == "pandas" and hasattr(value, "columns")
 
 
+def _collected(lazy: pl.LazyFrame, where: str) -> pl.DataFrame:
+    try:
+        return lazy.collect()
+    except pl.exceptions.PolarsError as error:
+        raise InputError(
+            "lazy frame cannot be collected",
+            where=where,
+            expected="a query that runs: call .collect() on it to see the error in full",
+            found=str(error).splitlines()[0],
+        ) from None
+
+
 def _of_pandas(value: Any, where: str) -> pl.DataFrame:
+    index = getattr(value, "index", None)
+    levels = [name for name in getattr(index, "names", ()) if name is not None and name not in value.columns]
+    if levels:  # such as frame.set_index("sku")
+        value = value.reset_index(level=levels)
     names = [str(name) for name in value.columns]
     if len(set(names)) < len(names):
         raise InputError("column occurs twice", where=where, expected="every name once", found=", ".join(names))
@@ -304,12 +322,17 @@ def _of_other(value: Any, where: str) -> pl.DataFrame:
             expected="columns of one length and one type each",
             found=str(error).splitlines()[0],
         ) from None
-    raise InputError(
-        "not a frame",
-        where=where,
-        expected="a frame of polars or pandas, an Arrow table, or columns by name",
-        found=type(value).__name__,
-    )
+    try:
+        frame = nw.from_native(value)
+        eager = frame.collect() if isinstance(frame, nw.LazyFrame) else frame
+    except TypeError:
+        raise InputError(
+            "not a frame",
+            where=where,
+            expected="a frame of polars or pandas, an Arrow table, or columns by name",
+            found=type(value).__name__,
+        ) from None
+    return pl.DataFrame([_series(name, eager[name].to_list(), where) for name in eager.columns])
 
 
 def _keys(values: pl.Series, where: str, words: Collection[str]) -> pl.Series:

@@ -208,6 +208,40 @@ def make_split(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
     )
 
 
+def split_without_test(tables: Tables) -> Split:
+    """All rows as training rows, to fit a model whose settings are known; nothing can be evaluated on it.
+
+    Raises:
+        InputError: the tables have no rows, or a user has an item twice against the policy.
+    """
+    notices: list[Notice] = []
+    protocol = ProtocolConfig(name="all rows", split="random-leave-one-out")
+    users, items, events, _ = _kept(tables, protocol, notices)
+    train, repeats = events, None
+    if tables.repeats:
+        first, of = cuts.first_of_pairs(events)
+        unique = events.take(first)
+        parts = np.full(len(unique), TRAIN, np.int8)
+        train, counted = _counted(unique, events, first, of, parts, protocol, None, notices)
+        repeats = counted if len(counted) > len(train) else None
+    unseen, ordered = _unseen(tables, items, protocol, notices), tables.ordered or train.time is not None
+    nothing = train.take(np.zeros(0, np.int64))
+    all_rows = (train, nothing, nothing) if repeats is None else (train, nothing, nothing, repeats)
+    return Split(
+        users,
+        IdMap(items.name, pl.concat([items.keys, unseen.rename("key")])) if len(unseen) else items,
+        train,
+        nothing,
+        nothing,
+        protocol=protocol.name,
+        fingerprint=fingerprint(users, items, all_rows, ordered=ordered),
+        notices=tuple(notices),
+        ordered=ordered,
+        unseen=len(unseen),
+        repeats=repeats,
+    )
+
+
 def _kept(
     tables: Tables, protocol: ProtocolConfig, notices: list[Notice]
 ) -> tuple[IdMap, IdMap, Interactions, Parts | None]:

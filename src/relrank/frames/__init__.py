@@ -1,0 +1,1 @@
+"""Studies and models from data frames: ``rr.Study`` and ``rr.Estimator``."""
