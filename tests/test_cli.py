@@ -210,7 +210,7 @@ def test_pitfall_a_smoke_run_overwrites_real_results(study):
     assert {name: after[name] for name in before} == before
     assert all(Path(name).is_relative_to(smoke) for name in after.keys() - before.keys())
     assert (smoke / "report.html").is_file()
-    assert "smoke run" in out
+    assert "Smoke run" in out
     # a folder that was asked for is left alone just the same
     good(relrank("study", "small.toml", "--smoke", "--out", study.folder, at=study.home))
     assert {name: content for name, (_, content) in files(study.folder).items()} == {

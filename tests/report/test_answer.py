@@ -6,23 +6,26 @@ import polars as pl
 import pytest
 from handmade import Study, crowded, empty, goodbooks, judged, planted
 
+from relrank.report.decision import caveats
 from relrank.report.verdict_summary import answer, primary_model
 
 HELPS, OPEN = "helps", "undecided"
-NOTHING = "No relation is shown to be worth building. "
+NOTHING = "No relation is shown to be worth building; "
+SEEN = "(a change of .0040 NDCG@10 or more would have been seen)"
 
 
 @pytest.mark.parametrize(
     ("rows", "sentence"),
     [
-        ([("m", "tags", HELPS)], "tags helps."),
+        ([("m", "tags", HELPS)], "Build tags: it adds .0200 NDCG@10."),
         (
             [("m", "tags", HELPS), ("m", "text", HELPS), ("m", "language", OPEN)],
-            "tags and text help. language is undecided (an effect of ±.0040 would have been seen).",
+            "Build tags and text: each makes the top-10 list better beside the others; "
+            f"language is undecided {SEEN}.",
         ),
         (
             [("m", "A", HELPS), ("m", "B", "interchangeable", "A"), ("m", "C", "hurts"), ("m", "D", "hurts")],
-            "A helps. B is interchangeable with A. C and D hurt.",
+            "Build A: beside the other relations it adds .0200 NDCG@10; B is interchangeable with it; C and D hurt.",
         ),
         (
             [
@@ -30,13 +33,13 @@ NOTHING = "No relation is shown to be worth building. "
                 ("m", "E", "interchangeable", "A, C"),
                 ("m", "F", "interchangeable"),
             ],
-            f"{NOTHING}B and E are interchangeable with A or C. F is replaced by the others.",
+            f"{NOTHING}B and E are interchangeable with A or C; F is replaced by the others.",
         ),
+        ([("m", "genre", OPEN), ("m", "decade", OPEN)], f"{NOTHING}genre and decade are undecided {SEEN}."),
         (
-            [("m", "genre", OPEN), ("m", "decade", OPEN)],
-            f"{NOTHING}genre and decade are undecided (an effect of ±.0040 would have been seen).",
+            [("m", "genre", "negligible")],
+            f"{NOTHING}genre is negligible (less than .0014 NDCG@10 either way).",
         ),
-        ([("m", "genre", "negligible")], f"{NOTHING}genre is negligible (within ±.0014)."),
         ([], "This study compared no relations."),
     ],
 )
@@ -53,13 +56,45 @@ def plan(*steps, build, base=0.1):
 def test_the_plan_comes_first():
     study = judged(("m", "text", HELPS), ("m", "tags", HELPS), ("m", "era", "negligible"), ("m", "lang", HELPS))
     path = plan(("text", 0.02, 0.8, []), ("tags", 0.025, 0.97, ["authors", "era"]), ("era", 0.0251, 1.0, []), build=2)
-    said = "Build text, then tags (or authors or era): +25 % NDCG@10, 97 % of what all four bring. "
     study.card["plan"] = path
-    assert answer(study) == said + "lang helps, too. era is negligible (within ±.0014)."
+    assert answer(study) == (
+        "Build text first, then tags (or authors or era): together they make the top-10 list 25 % better; "
+        "lang helps, too; era is negligible (less than 1.4 % either way)."
+    )
+    path["build"] = 1
+    assert answer(study).startswith(
+        "Build text first: it makes the top-10 list 20 % better; tags and lang help, too;"
+    )
     path["build"] = 0
-    assert answer(study).startswith("text, tags and lang help.")
+    assert answer(study).startswith("Build text, tags and lang: each makes the top-10 list better beside the others;")
     path["model"] = "another"
-    assert answer(study).startswith("text, tags and lang help.")
+    assert answer(study).startswith("Build text, tags and lang: each makes")
+
+
+def test_relative_gains_need_a_metric_to_be_relative_to():
+    study = judged(("m", "A", HELPS), ("m", "B", "interchangeable", "A"), ("m", "C", OPEN))
+    board = pl.DataFrame({"model": ["m"], "arm": ["interactions"], "mean": [0.08], "valid": [0.1]})
+    assert answer(replace(study, leaderboard=board)) == (
+        "Build A: beside the other relations it makes the top-10 list 25 % better; B is interchangeable with it; "
+        "C is undecided (a change of 5 % or more would have been seen)."
+    )
+    mrr = study.card | {"metric": "mrr"}
+    assert "it makes the ranking 25 % better" in answer(replace(study, leaderboard=board, card=mrr))
+    nothing = board.with_columns(mean=0.0)
+    assert "it adds .0200 NDCG@10" in answer(replace(study, leaderboard=nothing)), "nothing to be relative to"
+
+
+def test_a_study_that_runs_is_provisional():
+    study = judged(("m", "tags", HELPS))
+    progress = {"cells_done": 12, "cells_total": 44, "seconds_left": 170.0}
+    running = replace(study, card=study.card | {"progress": progress})
+    assert answer(running) == "Provisional, 12 of 44 cells: Build tags: it adds .0200 NDCG@10."
+    nothing = empty()
+    early = replace(nothing, card=nothing.card | {"progress": progress | {"cells_done": 2}})
+    assert answer(early) == "Provisional, 2 of 44 cells: No verdict yet."
+    early.card["progress"]["so_far"] = "alone, driver +67 % (+59 % to +75 %)"
+    assert answer(early).endswith(": No verdict yet; alone, driver +67 % (+59 % to +75 %).")
+    assert answer(replace(study, card=study.card | {"progress": None})) == "Build tags: it adds .0200 NDCG@10."
 
 
 def test_without_gains_the_answer_is_about_the_rival():
@@ -76,11 +111,14 @@ def test_without_gains_the_answer_is_about_the_rival():
 
 def test_realistic_studies():
     assert answer(goodbooks()) == (
-        "Build has_tag, then written_by (or text): +11 % NDCG@10, 88 % of what all five bring. "
-        "similar_text helps, too. in_language and published_in are undecided (an effect of ±.0038 would have been "
-        "seen). The models disagree on similar_text, in_language and published_in."
+        "Build has_tag first, then written_by (or text): together they make the top-10 list 11 % better; "
+        "similar_text helps, too; in_language and published_in are undecided (a change of 2.6 % or more would have "
+        "been seen)."
     )
-    assert answer(planted()) == "A helps. B is interchangeable with A. C and D are negligible (within ±.0014)."
+    assert answer(planted()) == (
+        "Build A: beside the other relations it makes the top-10 list 26 % better; B is interchangeable with it; "
+        "C and D are negligible (less than 1.2 % either way)."
+    )
 
 
 def test_the_best_model_comes_first():
@@ -99,19 +137,22 @@ def test_the_largest_detectable_effect_is_named():
     study = type(study)(**{name: getattr(study, name) for name in study.__slots__} | {
         "verdicts": study.verdicts.with_columns(visible.alias("detectable_effect"))
     })  # fmt: skip
-    assert answer(study).endswith("b and c are undecided (an effect of ±.0090 would have been seen).")
+    assert answer(study).endswith("b and c are undecided (a change of .0090 NDCG@10 or more would have been seen).")
 
 
 def test_an_unknown_detectable_effect_is_not_mentioned():
     study = judged(("m", "a", HELPS), ("m", "b", OPEN), visible=float("nan"))
-    assert answer(study) == "a helps. b is undecided."
+    assert answer(study).endswith("; b is undecided.")
+    study = judged(("m", "a", HELPS), ("m", "b", OPEN), visible=0.0001)
+    none = study.verdicts.with_columns(detectable_effect=pl.lit(0.0))  # no effect of it has run yet
+    assert answer(replace(study, verdicts=none)).endswith("; b is undecided.")
 
 
 def test_thirty_relations_stay_short():
     text = answer(crowded())
-    assert "and 4 more help." in text
+    assert "and 4 more hurt;" in text
     assert "relation_04" in text
-    assert len(text) < 600
+    assert len(text) < 700
 
 
 def gains(**means):
@@ -142,8 +183,8 @@ def test_planned_relations_are_not_called_undecided():
     study = judged(("m", "text", OPEN), ("m", "tags", OPEN))
     study.card["plan"] = plan(("text", 0.02, 0.8, []), build=1)
     assert answer(study) == (
-        "Build text: +20 % NDCG@10, 80 % of what both bring. "
-        "tags is undecided (an effect of ±.0040 would have been seen)."
+        "Build text first: it makes the top-10 list 20 % better; "
+        "tags is undecided (a change of 4 % or more would have been seen)."
     )
 
 
@@ -166,31 +207,32 @@ def test_titles_replace_names():
     study.card["plan"]["steps"][0]["through"] = ["lang"]
     study.card["accepted_leaks"] = [{"names": ["text"]}]
     assert answer(study) == (
-        "Build similar text (through language; or Tags, all or period): +20 % NDCG@10, 80 % of what all 6 bring. "
-        "Tags, all helps, too. copy is interchangeable with similar text or period. Size hurts. "
-        "period is negligible (within ±.0014). The models disagree on language. (leak accepted: similar text)"
+        "Build similar text (through language; or Tags, all or period) first: it makes the top-10 list 20 % better; "
+        "Tags, all helps, too; copy is interchangeable with similar text or period; Size hurts; "
+        "period is negligible (less than 1.4 % either way). (leak accepted: similar text)"
     )
 
 
 @pytest.mark.parametrize(
-    ("other", "clause"),
+    ("other", "names"),
     [
         ({"a": HELPS, "b": OPEN}, ""),
-        ({"a": OPEN, "b": OPEN}, " The models disagree on a."),
-        ({"a": "hurts", "b": "negligible"}, " The models disagree on a and b."),
+        ({"a": OPEN, "b": OPEN}, "a"),
+        ({"a": "hurts", "b": "negligible"}, "a and b"),
         ({"a": "not read", "b": OPEN}, ""),  # it has no verdict on it
-        ({"b": HELPS}, " The models disagree on b."),
+        ({"b": HELPS}, "b"),
     ],
 )
-def test_disagreeing_models_are_named_in_one_clause(other, clause):
+def test_disagreeing_models_are_a_caveat(other, names):
     rows = [("lead", "a", HELPS), ("lead", "b", OPEN), *(("other", name, "undecided") for name in other)]
     study = judged(*rows, best={"lead": 0.2, "other": 0.1})
     words = ["helps", "undecided", *other.values()]
     study = replace(study, verdicts=study.verdicts.with_columns(pl.Series("verdict", words)))
-    assert answer(study) == f"a helps. b is undecided (an effect of ±.0040 would have been seen).{clause}"
+    said = [caveat.text for caveat in caveats(study) if caveat.title == "Disagreement"]
+    assert said == ([f"The models disagree on {names}."] if names else [])
 
 
 def test_no_more_than_three_relations_that_models_disagree_on_are_named():
     rows = [(model, name, word) for model, word in (("x", HELPS), ("y", OPEN)) for name in "abcde"]
-    text = answer(judged(*rows, best={"x": 0.2, "y": 0.1}))
-    assert text.endswith(" The models disagree on a, b and 3 more.")
+    (caveat,) = caveats(judged(*rows, best={"x": 0.2, "y": 0.1}))
+    assert caveat.text == "The models disagree on a, b and 3 more."

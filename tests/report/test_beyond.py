@@ -137,12 +137,12 @@ def test_many_models_are_numbered_and_listed():
     for i in range(40):
         crowd.arm(f"a-model-with-a-long-name-{i}", "interactions", 0.1 + 0.00001 * i, 1, 1)
     html = section(render(crowd.result()))
-    assert '<figure class="scatter">' in html
+    assert '<figure class="plotted scatter"' in html
     assert len(re.findall(r'<text class="number', html)) == 40
     assert '<text class="name' not in html
     assert re.findall(r"<li>a-model-with-a-long-name-(\d+)</li>", html) == [str(i) for i in range(39, -1, -1)]
     few = section(render(goodbooks()))
-    assert '<figure class="scatter named">' in few
+    assert '<figure class="plotted scatter named"' in few
     assert set(re.findall(r'<text class="name \w+"[^>]*>(.*?)</text>', few)) == {
         "random", "popularity", "item-knn", "ease", "relational-ease", "relational-lightgcn"
     }  # fmt: skip

@@ -56,13 +56,14 @@ def test_with_times_the_plan_is_brand_and_tags_and_colour_is_nothing(shop, monke
     assert plan["steps"][1]["share"] == pytest.approx(1, abs=0.1)
     sentence = answer(result)
     assert re.match(
-        r"Build (brand|tags), then (brand|tags): \+\d{2,3} % NDCG@10, \d{2,3} % of what all four bring\.", sentence
+        r"Build (brand|tags) first, then (brand|tags): together they make the top-10 list \d{2,3} % better;", sentence
     )
     colour = result.verdicts.row(by_predicate=pl.col("relation") == "colour", named=True)
     alike = result.verdicts.filter(pl.col("verdict") == colour["verdict"])
     limit = colour["margin"] if colour["verdict"] == "negligible" else alike["detectable_effect"].max()
     assert re.search(rf"colour (is|and views are) {colour['verdict']}", sentence)
-    assert f"±{limit:.4f}".replace("0.", ".") in sentence  # with a number
+    share = limit / result.card["plan"]["base"]
+    assert f"{100 * share:.0f} %" in sentence or f"{100 * share:.1f} %" in sentence  # with a number
 
     # the same on terminal and page, and that one cut in time speaks of itself alone
     page = unescape((shop / "timed" / "report.html").read_text())

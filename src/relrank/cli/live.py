@@ -16,10 +16,11 @@ from relrank.cli.live_progress import LiveProgress, plain_table
 from relrank.cli.progress import print_plain
 from relrank.evaluation.evaluate import HISTORY_LENGTH
 from relrank.graph.relation import NO_TITLES, Titles
-from relrank.report import answer
+from relrank.report.decision import WEAK_JUDGE, caveats
+from relrank.report.study_comparison import compare_studies
+from relrank.report.verdict_summary import decision_sentence
 from relrank.study.cell import Cell
 from relrank.study.cell_store import CellResult
-from relrank.study.leaks import leak_suffix
 from relrank.study.metric_effects import contradicting_effects, in_words
 from relrank.study.number_format import decimals_of, signed
 from relrank.study.result import StudyResult, arm_titles_of, titles_of
@@ -143,7 +144,7 @@ class LiveStudy(LiveProgress):
         result = assemble()
         progress = result.card["progress"]
         cells = f"{progress['cells_done']} of about {progress['cells_total']} cells"
-        text = f"provisional, {cells}: {progress['so_far'] or answer(result)}"
+        text = f"provisional, {cells}: {decision_sentence(result)}"
         if not self._console.is_terminal:
             print_plain(self._console, text)
         self._answer = text
@@ -211,21 +212,39 @@ def _print(console: Console, text: str, style: str = "") -> None:
     console.print(text, style=style, highlight=False, markup=False)
 
 
+def print_comparison(console: Console, a: StudyResult, b: StudyResult, names: tuple[str, str]) -> None:
+    """Print the answers of two studies, what cannot be compared, and the verdicts that differ."""
+    view = compare_studies(a, b, names)
+    for name, sentence in zip(names, view["answers"], strict=True):
+        console.print()
+        _print(console, name, "dim")
+        _print(console, sentence, "bold")
+    console.print()
+    for limit in view["limits"]:
+        _print(console, limit, "bold yellow")
+    table = plain_table(f"{len(view['changed'])} of {len(view['shared'])} verdicts that both have differ")
+    for heading in ("relation", *names):
+        table.add_column(heading, overflow="fold")
+    for row in view["changed"]:
+        words = (
+            Text("build" if built else word, COLOURS["helps"] if built else COLOURS.get(word, ""))
+            for word, (_, _, built) in zip((row["verdict_a"], row["verdict_b"]), row["gains"], strict=True)
+        )
+        table.add_row(Text(row["title"]), *words)
+    console.print(table)
+
+
 def _print_warnings(console: Console, result: StudyResult) -> None:
-    """What limits the evidence: weak models, a smoke run, accepted leaks, cells that were left out."""
+    """The judge, and what limits the evidence, as on the page."""
     card = result.card
     for judge in card.get("model_strength", []):
         weak = judge["stronger"] or judge["better_setting"] is not None
         _print(console, judge["sentence"], "bold yellow" if weak else "")
-    if card["smoke"]:
-        _print(console, "smoke run: few users and trials; the figures mean nothing", "bold yellow")
-    for leak in card.get("accepted_leaks", []):
-        line = f"{leak_suffix([leak], titles_of(card))} ({leak['check']}: {leak['message']}); no figure is evidence"
-        _print(console, line, "bold red")
-    for look in card.get("suspicious_gains", []):
-        _print(console, look, "bold yellow")
-    for skipped in card.get("skipped", []):
-        _print(console, skipped, "yellow")
+    for caveat in caveats(result):
+        if caveat.title == WEAK_JUDGE:
+            continue  # printed above, with those of the other models
+        style = "bold red" if caveat.level == "leak" else "bold yellow"
+        _print(console, f"{caveat.title}: {caveat.text}", style)
     if features := card.get("features"):
         known = (f"{f['name']} ({f['kind']} of {f['node']}, known for {f['known']:.0%})" for f in features)
         _print(console, f"features: {', '.join(known)}")

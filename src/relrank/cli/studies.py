@@ -259,26 +259,44 @@ def compare(
 
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder of a finished study.")],
-    out: Annotated[Path | None, typer.Option(help="The page; FOLDER/report.html by default.")] = None,
+    other: Annotated[
+        Path | None,
+        typer.Argument(help="Folder of a second study: the page then compares the two.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The page; FOLDER/report.html by default, for two studies FOLDER-and-OTHER.html."),
+    ] = None,
 ) -> None:
-    """Print the verdicts of a finished study again and write its report.
+    """Print the verdicts of a finished study again and write its report, or one page that compares two studies.
 
-    Example: **relrank report runs/planted**
+    Examples: **relrank report runs/planted** · **relrank report runs/shop runs/shop-2026**
     """
     from rich.console import Console
 
-    from relrank.cli.live import print_result
+    from relrank.cli.live import print_comparison, print_result
     from relrank.io.manifest import consistent
-    from relrank.report import write_report
-    from relrank.report.verdict_summary import answer
+    from relrank.report import answer, write_comparison, write_report
     from relrank.study.result import REPAIR_HINT, StudyResult
 
     result = StudyResult.load(folder)
     console = Console()
-    with consistent(folder, REPAIR_HINT):
-        print_result(console, result, answer(result))
-        page = write_report(result, out or folder / "report.html")
+    if other is None:
+        with consistent(folder, REPAIR_HINT):
+            print_result(console, result, answer(result))
+            page = write_report(result, out or folder / "report.html")
+    else:
+        second = StudyResult.load(other)
+        names = _different_names(named(folder), named(other))
+        print_comparison(console, result, second, names)
+        default = named(folder).with_name(f"{named(folder).name}-and-{named(other).name}.html")
+        page = write_comparison(result, second, out or default, names)
     print_plain(console, f"\nreport   {page}")
+
+
+def _different_names(a: Path, b: Path) -> tuple[str, str]:
+    """Names of two folders, with their parents if the folders have the same name."""
+    return (a.name, b.name) if a.name != b.name else ("/".join(a.parts[-2:]), "/".join(b.parts[-2:]))
 
 
 def make_engine(engine: str, jobs: int, address: str | None, cores: int | None) -> AbstractContextManager[Engine]:

@@ -1,6 +1,6 @@
-"""The report of a stored study: one self-contained page."""
+"""The report of a stored study, or of two side by side: one self-contained page."""
 
-from relrank.report.page import write_report
+from relrank.report.page import write_comparison, write_report
 from relrank.report.verdict_summary import answer
 
-__all__ = ["answer", "write_report"]
+__all__ = ["answer", "write_comparison", "write_report"]

@@ -6,12 +6,13 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeGuard
 
 NOTHING = "–"
 MINUS = "−"
 
 
-def is_finite(value: float | None) -> bool:
+def is_finite(value: float | None) -> TypeGuard[float]:
     """Whether the value is a finite number."""
     return value is not None and math.isfinite(value)
 
@@ -64,6 +65,42 @@ def percent(value: float | None) -> str:
     return f"{math.floor(1000 * value + 1e-9) / 10:.1f} %" if value is not None and math.isfinite(value) else NOTHING
 
 
+def share(value: float, digits: int | None = None) -> str:
+    """A share as ``67 %``, or as ``1.8 %`` below a tenth; ``digits`` sets the decimals of both."""
+    if digits is None:
+        digits = 0 if abs(value) >= 0.0995 else 1
+    text = f"{abs(100 * value):.{digits}f}"
+    text = text.removesuffix(".0")
+    return (MINUS if value < 0 and float(text) else "") + f"{text} %"
+
+
+def relative(mean: float, low: float, high: float, base: float) -> tuple[str, str]:
+    """A difference and its interval as shares of ``base``: ``("+67 %", "+59 to +75 %")``."""
+    ends = [100 * value / base for value in (mean, low, high)]
+    digits = 0 if max(map(abs, ends)) >= 9.95 else 1
+    texts = [signed_percent(value, digits) for value in ends]
+    return f"{texts[0]} %", f"{texts[1]} to {texts[2]} %"
+
+
+def signed_percent(value: float, digits: int = 0) -> str:
+    """A percentage with its sign and without the unit; zero has no sign."""
+    text = f"{abs(value):.{digits}f}"
+    return ("+" if value > 0 else MINUS) + text if float(text) else "0"
+
+
+def of_base(value: float, base: float) -> str:
+    """A tick of an axis as a share of ``base``: ``+20 %``; zero without sign."""
+    percent = 100 * value / base
+    return f"{signed_percent(percent, 0 if abs(percent) >= 9.95 or abs(percent - round(percent)) < 1e-6 else 1)} %"
+
+
+def duration(seconds: float) -> str:
+    """A time to wait: ``about 40 s``, ``about 3 min``, ``about 2 h``."""
+    if seconds < 90:
+        return f"about {max(1, round(seconds))} s"
+    return f"about {round(seconds / 60)} min" if seconds < 90 * 60 else f"about {round(seconds / 3600)} h"
+
+
 def p_value(value: float | None) -> str:
     """A p-value with three decimals, ``<.001`` instead of zero."""
     return "<.001" if value is not None and value < 0.0005 else number(value, 3)
@@ -73,6 +110,11 @@ def typeset(sentence: str) -> str:
     """A sentence with figures of four or more decimals in the page's format: ``-0.0012`` as ``−.0012``."""
     pattern = r"(?<![\w.])(-?)0?(\.\d{4,8})(?!\d)"
     return re.sub(pattern, lambda match: match[1].replace("-", MINUS) + match[2], sentence)
+
+
+def unbroken(sentence: str) -> str:
+    """A sentence whose numbers stay on one line with their units."""
+    return sentence.replace(" %", "\u00a0%").replace("± ", "±\u00a0")
 
 
 def metric_name(name: str) -> str:
@@ -99,9 +141,9 @@ class Axis:
     decimals: int
 
     @classmethod
-    def over(cls, values: Iterable[float | None], *, most: int = 6, margin: float = 0.04) -> Axis:
-        """An axis that contains all finite values, with at most ``most`` ticks (steps of 1, 2 or 5 × 10ⁿ)."""
-        finite = [v for v in values if v is not None and math.isfinite(v)] or [0.0, 1.0]
+    def over(cls, values: Iterable[float | None], *, most: int = 6, margin: float = 0.04, unit: float = 1.0) -> Axis:
+        """An axis that contains all finite values, with at most ``most`` ticks (steps of 1, 2 or 5 × 10ⁿ units)."""
+        finite = [v / unit for v in values if v is not None and math.isfinite(v)] or [0.0, 1.0]
         low, high = min(finite), max(finite)
         if low == high:
             low, high = low - 0.5 * (abs(low) or 1), high + 0.5 * (abs(high) or 1)
@@ -112,7 +154,7 @@ class Axis:
         step = next(s * 10.0**power for s in (1, 2, 5, 10) if s * 10.0**power >= rough)
         decimals = max(0, -math.floor(math.log10(step) + 1e-9))
         first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-        return cls(low, high, tuple(i * step for i in range(first, last + 1)), decimals)
+        return cls(low * unit, high * unit, tuple(i * step * unit for i in range(first, last + 1)), decimals)
 
     def at(self, value: float) -> float:
         """Position of a value in per cent, clipped to the axis."""

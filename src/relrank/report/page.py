@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from functools import cache, partial
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from relrank.io.atomic import atomic_write
 from relrank.report import formatting
-from relrank.report.view import build_view
+from relrank.report.study_comparison import compare_studies
+from relrank.report.table_data import table_data
+from relrank.report.view import build_view, check_fields
 from relrank.study.result import StudyResult, arm_titles_of, titles_of
 from relrank.study.verdicts import agrees
 
 if TYPE_CHECKING:
-    from jinja2 import BytecodeCache
+    from jinja2 import BytecodeCache, Environment
 
 
-def write_report(result: StudyResult, path: Path | str) -> Path:
+def write_report(result: StudyResult, path: Path | str, refresh: int | None = None) -> Path:
     """Write a study as one self-contained HTML page.
 
     Args:
-        result: a finished study.
+        result: a study; one that still runs, whose card has ``progress``, is marked as provisional.
         path: the file to write, usually ``report.html``; its folder is created. The file is written atomically.
+        refresh: seconds after which an open page reloads itself, as long as the study runs.
 
     Returns:
         ``path``.
@@ -29,8 +35,32 @@ def write_report(result: StudyResult, path: Path | str) -> Path:
     Raises:
         InputError: the study lacks a field that the page shows.
     """
+    return _write(render(result, refresh), path)
+
+
+def write_comparison(a: StudyResult, b: StudyResult, path: Path | str, names: tuple[str, str] | None = None) -> Path:
+    """Write two studies side by side as one self-contained HTML page.
+
+    Args:
+        a: a study.
+        b: another one, of the same data and protocol or not: the page says what cannot be compared.
+        path: the file to write, atomically; its folder is created.
+        names: how the page calls them; by default by the names of the studies.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        InputError: a study lacks a field that the page shows.
+    """
+    for result in (a, b):
+        check_fields(result)
+    view = compare_studies(a, b, names)
+    return _write(_environment(a).get_template("compare.html.j2").render(view | {"refresh": None, **_script()}), path)
+
+
+def _write(page: str, path: Path | str) -> Path:
     path = Path(path)
-    page = render(result)
     with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path
@@ -56,8 +86,26 @@ def _compiled() -> BytecodeCache:
     return MemoryCache()
 
 
-def render(result: StudyResult) -> str:
+def render(result: StudyResult, refresh: int | None = None) -> str:
     """The page as text; all values of the study are escaped."""
+    view = build_view(result)
+    running = view["progress"] is not None
+    view |= {"refresh": refresh if running else None, **_script()}
+    return _environment(result).get_template("page.html.j2").render(view)
+
+
+@cache
+def _script() -> dict[str, str]:
+    """The script, and its hash: the page's security policy allows no other."""
+    from markupsafe import Markup
+
+    script = files("relrank.report").joinpath("report.js").read_text(encoding="utf-8")
+    digest = hashlib.sha256(script.encode()).digest()
+    return {"script": Markup(script), "script_hash": base64.b64encode(digest).decode()}
+
+
+def _environment(result: StudyResult) -> Environment:
+    """Templates with number formats: by default the decimals of the study's metric, and its titles."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -68,17 +116,24 @@ def render(result: StudyResult) -> str:
         lstrip_blocks=True,
         bytecode_cache=_compiled(),
     )
-    # by default with the decimals of the study's metric
     environment.filters["number"] = lambda value, decimals=result.decimals: formatting.number(value, decimals)
     environment.filters["signed"] = lambda value, decimals=result.decimals: formatting.signed(value, decimals)
-    environment.globals["interval"] = partial(formatting.interval, decimals=result.decimals)
+    environment.globals |= {
+        "interval": partial(formatting.interval, decimals=result.decimals),
+        "agrees": agrees,
+        "table_data": table_data,
+    }
     for write in (
         formatting.count,
         formatting.amount,
+        formatting.duration,
         formatting.extra,
+        formatting.of_base,
         formatting.percent,
         formatting.p_value,
+        formatting.signed_percent,
         formatting.typeset,
+        formatting.unbroken,
         formatting.metric_name,
         formatting.listed,
     ):
@@ -86,6 +141,5 @@ def render(result: StudyResult) -> str:
     titles, arm_titles = titles_of(result.card), arm_titles_of(result.card)
     environment.filters["titled"] = lambda name: titles.get(name, name)
     environment.filters["arm_titled"] = lambda name: arm_titles.get(name, name)
-    environment.globals["agrees"] = agrees
     environment.tests["known"] = formatting.is_finite
-    return environment.get_template("page.html.j2").render(build_view(result))
+    return environment

@@ -1,13 +1,13 @@
-"""The summary at the top of the page: what to build, and what is known about the other relations."""
+"""The decision in one sentence: what to build, and what is known about the other relations."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from relrank.graph.relation import Titles
-from relrank.report.formatting import is_finite, listed, metric_name, number
+from relrank.report.formatting import is_finite, listed, metric_name, number, share
 from relrank.study.leaks import leak_suffix
 from relrank.study.result import StudyResult, titles_of
 from relrank.study.verdicts import ALPHA, NOT_READ, ORDER
@@ -35,91 +35,162 @@ def primary_model(result: StudyResult) -> str | None:
 
 
 def answer(result: StudyResult) -> str:
-    """What to build and in which order, and what is known about the other relations.
+    """The decision in one sentence, as the page, the terminal and MLflow show it.
 
-    Plan and verdicts are those of ``primary_model``; accepted leaks are named.
+    Plan and verdicts are those of ``primary_model``; gains are relative to the interactions alone. A study that still
+    runs is called provisional, and accepted leaks are named.
 
     Args:
-        result: a finished study.
+        result: a study, finished or not.
 
     Returns:
-        Plain text, e.g. ``"Build text, then tags: +25 % NDCG@10, 97 % of what all five bring. Language hurts."``
+        Plain text, e.g. ``"Build text first, then tags: together they make the top-10 list 25 % better; language
+        hurts."``
     """
+    text = decision_sentence(result)
+    if (progress := progress_of(result.card)) is None:
+        return text
+    return f"Provisional, {progress['cells_done']} of {progress['cells_total']} cells: {text}"
+
+
+def decision_sentence(result: StudyResult) -> str:
+    """The same without the remark that a study still runs, for a page that has a banner."""
     accepted = leak_suffix(result.card.get("accepted_leaks", []), titles_of(result.card))
-    return _answer(result) + (f" ({accepted})" if accepted else "")
+    so_far = (progress_of(result.card) or {}).get("so_far")
+    return (f"No verdict yet; {so_far}." if so_far else _sentence(result)) + (f" ({accepted})" if accepted else "")
 
 
-def _answer(result: StudyResult) -> str:
+def progress_of(card: Mapping[str, Any]) -> Row | None:
+    """How far a study that runs has come (``StudyResult.card``, ``progress``); None if it is finished."""
+    progress: Row | None = card.get("progress")
+    return progress
+
+
+def base_metric(result: StudyResult, model: str | None) -> float | None:
+    """The metric of a model on the interactions alone, to which gains are relative; None if unknown or 0."""
+    plan = result.card.get("plan")
+    if plan is not None and plan["model"] == model:
+        return float(plan["base"]) or None
+    gains = [row for row in result.effects.iter_rows(named=True) if row["kind"] == "gain" and row["model"] == model]
+    arm = gains[0]["arm_b"] if gains else "interactions"
+    for row in result.leaderboard.iter_rows(named=True):
+        if (row["model"], row["arm"]) == (model, arm) and is_finite(row["mean"]):
+            return float(row["mean"]) or None
+    return None
+
+
+def steps_to_build(result: StudyResult, model: str | None) -> list[Row]:
+    """The steps of the plan that are worth taking; none if the plan is another model's."""
+    plan = result.card.get("plan")
+    return list(plan["steps"][: plan["build"]]) if plan is not None and plan["model"] == model else []
+
+
+def size(value: float, base: float | None, metric: str, decimals: int) -> str:
+    """How large a difference is, without its sign: a percentage of ``base``, or in units of the metric."""
+    return share(abs(value) / base) if base else f"{number(abs(value), decimals)} {metric}"
+
+
+def _sentence(result: StudyResult) -> str:
     lead, digits = primary_model(result), result.decimals
     if lead is None:
         rows = [row for row in result.effects.iter_rows(named=True) if row["kind"] != "strongest"]
         of_kind = {kind: [row for row in rows if row["kind"] == kind] for kind in ("gain", "versus")}
+        if not rows and progress_of(result.card) is not None:
+            return "No verdict yet."
         if not rows and result.card.get("skipped"):
             return "No relation was judged, since models of this study did not fit into memory."
         if of_kind["versus"] and not of_kind["gain"]:
             return _against(of_kind["versus"], digits)
         return _of_gains(of_kind["gain"], digits)
-    titles, verdicts = titles_of(result.card), list(result.verdicts.iter_rows(named=True))
-    rows = [row for row in verdicts if row["model"] == lead]
-    by = {verdict: [row for row in rows if row["verdict"] == verdict] for verdict in ORDER}
-    plan = result.card.get("plan")
-    steps = plan["steps"][: plan["build"]] if plan is not None and plan["model"] == lead else []
+    titles, base = titles_of(result.card), base_metric(result, lead)
+    metric = metric_name(result.card["metric"])
+    rows = [row for row in result.verdicts.iter_rows(named=True) if row["model"] == lead]
+    steps = steps_to_build(result, lead)
     built = [name for step in steps for name in (step["relation"], *step.get("through", ()))]
-    sentences = []
-    if plan is not None and steps:
-        n_read = sum(row["verdict"] != NOT_READ for row in rows)
-        sentences.append(_to_build(plan, steps, n_read, metric_name(result.card["metric"]), titles))
-    by["undecided"] = [row for row in by["undecided"] if row["relation"] not in built]  # the plan says more
-    helping = [row for row in by["helps"] if row["relation"] not in built]
-    if helping:
-        sentences.append(f"{_names(helping, rows, titles)} {_verb(helping, 'help')}{', too' if built else ''}.")
-    for others in dict.fromkeys(row["interchangeable_with"] for row in by["interchangeable"]):
-        group = [row for row in by["interchangeable"] if row["interchangeable_with"] == others]
-        instead = (
-            "replaced by the others" if not others else f"interchangeable with {_or(others.split(', '), titles)}"
-        )
-        sentences.append(f"{_names(group, rows, titles)} {_are(group)} {instead}.")
+    by = {word: [row for row in rows if row["verdict"] == word and row["relation"] not in built] for word in ORDER}
+    if steps:
+        clauses = [_to_build(steps, base, metric, digits, titles)]
+        if by["helps"]:
+            clauses.append(f"{_names(by['helps'], rows, titles)} {_verb(by['helps'], 'help')}, too")
+    elif by["helps"]:
+        clauses = [_helping(by["helps"], rows, base, metric, digits, titles)]
+    else:
+        clauses = ["No relation is shown to be worth building"]
+    said = [row["relation"] for row in steps or by["helps"]]
+    clauses += _replaceable(by["interchangeable"], rows, said if len(said) == 1 else [], titles)
     if by["hurts"]:
-        sentences.append(f"{_names(by['hurts'], rows, titles)} {_verb(by['hurts'], 'hurt')}.")
-    margin = number(rows[0]["margin"], digits)
-    visible = [row["detectable_effect"] for row in by["undecided"] if is_finite(row["detectable_effect"])]
-    seen = f" (an effect of ±{number(max(visible), digits)} would have been seen)" if visible else ""
+        clauses.append(f"{_names(by['hurts'], rows, titles)} {_verb(by['hurts'], 'hurt')}")
+    visible = [row["detectable_effect"] for row in by["undecided"] if (row["detectable_effect"] or 0) > 0]
+    seen = (
+        f" (a change of {size(max(visible), base, metric, digits)} or more would have been seen)" if visible else ""
+    )
     for verdict, words in (
-        ("negligible", f"negligible (within ±{margin})"),
+        ("negligible", f"negligible (less than {size(rows[0]['margin'] or 0.0, base, metric, digits)} either way)"),
         ("undecided", f"undecided{seen}"),
         (NOT_READ, f"not read by {lead}"),
     ):
         if group := by[verdict]:
-            sentences.append(f"{_names(group, rows, titles)} {_are(group)} {words}.")
-    if not steps and not by["helps"]:
-        sentences.insert(0, "No relation is shown to be worth building.")
-    if differing := _differing(verdicts, lead):
-        sentences.append(f"The models disagree on {listed([titles.get(name, name) for name in differing], most=3)}.")
-    return " ".join(sentences)
+            clauses.append(f"{_names(group, rows, titles)} {_are(group)} {words}")
+    return "; ".join(clauses) + "."
 
 
-def _differing(verdicts: list[Row], lead: str) -> list[str]:
-    """Relations that another model judges differently from the lead; models that do not use one do not count."""
-    of_lead = {row["relation"]: row["verdict"] for row in verdicts if row["model"] == lead}
-    others = [row for row in verdicts if row["model"] != lead and row["verdict"] != NOT_READ]
-    differing = {row["relation"] for row in others if row["verdict"] != of_lead.get(row["relation"], row["verdict"])}
-    return [name for name, verdict in of_lead.items() if name in differing and verdict != NOT_READ]
+def ranked_list(metric: str) -> str:
+    """What a metric measures, in words: ``the top-10 list``, or ``the ranking`` if it has no cutoff."""
+    k = metric.partition("@")[2]
+    return f"the top-{k} list" if k else "the ranking"
 
 
-def _to_build(plan: Row, steps: list[Row], n_read: int, metric: str, titles: Titles) -> str:
-    """The first sentence: what to build, what it adds, and its share of what all relations add."""
+def _to_build(steps: list[Row], base: float | None, metric: str, decimals: int, titles: Titles) -> str:
+    """The first clause: what to build, and how much better recommendations get."""
     names = []
     for step in steps:
         through = ", ".join(titles.get(name, name) for name in step.get("through", ()))
         extra = [f"through {through}"] if through else []
         extra += [f"or {_or(step['alternatives'], titles)}"] if step["alternatives"] else []
         names.append(titles.get(step["relation"], step["relation"]) + (f" ({'; '.join(extra)})" if extra else ""))
-    last = steps[-1]
-    text = f"Build {', then '.join(names)}: {last['total'] / plan['base']:+.0%} {metric}".replace("%", " %")
-    if last["share"] is not None and n_read > len(steps):
-        everything = {2: "both", 3: "all three", 4: "all four", 5: "all five"}.get(n_read, f"all {n_read}")
-        text += f", {last['share']:.0%} of what {everything} bring".replace("%", " %")
-    return text + "."
+    first, *others = names
+    order = f"Build {first} first" + (f", then {listed(others)}" if others else "")
+    gain = size(steps[-1]["total"], base, metric, decimals)
+    if base is None:
+        return f"{order}: {'together they add' if others else 'it adds'} {gain}"
+    return f"{order}: {'together they make' if others else 'it makes'} {ranked_list(metric)} {gain} better"
+
+
+def _helping(
+    helping: list[Row], of: list[Row], base: float | None, metric: str, decimals: int, titles: Titles
+) -> str:
+    """The first clause without a plan: what helps beside the other relations."""
+    names = _names(helping, of, titles)
+    if len(helping) > 1:
+        return f"Build {names}: each makes {ranked_list(metric)} better beside the others"
+    if not is_finite(helping[0]["held"]):
+        return f"Build {names}: it helps"
+    gain = size(helping[0]["held"], base, metric, decimals)
+    beside = "beside the other relations it" if len(of) > 1 else "it"
+    return f"Build {names}: {beside} " + (
+        f"makes {ranked_list(metric)} {gain} better" if base is not None else f"adds {gain}"
+    )
+
+
+def _replaceable(rows: list[Row], of: list[Row], it: list[str], titles: Titles) -> list[str]:
+    """A clause for each set of relations that others are interchangeable with; "it" is the only one to build."""
+    clauses = []
+    for others in dict.fromkeys(row["interchangeable_with"] for row in rows):
+        group = [row for row in rows if row["interchangeable_with"] == others]
+        names = others.split(", ") if others else []
+        instead = "it" if names and names == it else _or(names, titles) if names else ""
+        what = f"interchangeable with {instead}" if instead else "replaced by the others"
+        clauses.append(f"{_names(group, of, titles)} {_are(group)} {what}")
+    return clauses
+
+
+def differing(result: StudyResult) -> list[str]:
+    """Relations that another model judges differently from the lead; models that do not use one do not count."""
+    lead, verdicts = primary_model(result), list(result.verdicts.iter_rows(named=True))
+    of_lead = {row["relation"]: row["verdict"] for row in verdicts if row["model"] == lead}
+    others = [row for row in verdicts if row["model"] != lead and row["verdict"] != NOT_READ]
+    differing = {row["relation"] for row in others if row["verdict"] != of_lead.get(row["relation"], row["verdict"])}
+    return [name for name, verdict in of_lead.items() if name in differing and verdict != NOT_READ]
 
 
 def _or(names: Sequence[str], titles: Titles) -> str:

@@ -7,13 +7,22 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable
+from itertools import zip_longest
 from typing import Any
 
 from relrank.errors import InputError
 from relrank.report.beyond_accuracy import beyond_accuracy, decimals, lines_of
+from relrank.report.decision import basis, caveats, decision_groups
+from relrank.report.evidence import group_overview, overview, plan_curve
 from relrank.report.formatting import Axis, is_finite, metric_name
-from relrank.report.verdict_summary import Row, answer, primary_model
-from relrank.study.leaks import leak_suffix
+from relrank.report.verdict_summary import (
+    Row,
+    base_metric,
+    decision_sentence,
+    primary_model,
+    progress_of,
+    steps_to_build,
+)
 from relrank.study.metric_effects import contradicting_effects, in_words
 from relrank.study.result import StudyResult, titles_of
 from relrank.study.subgroup_effects import ALL_USERS
@@ -53,7 +62,7 @@ def build_view(result: StudyResult) -> dict[str, Any]:
     Raises:
         InputError: the card lacks a key, or a table that has rows lacks a column.
     """
-    _check(result)
+    check_fields(result)
     tables: dict[str, list[Row]] = {
         name: getattr(result, name).to_dicts() for name in REQUIRED_COLUMNS if name != "card"
     }
@@ -67,7 +76,13 @@ def build_view(result: StudyResult) -> dict[str, Any]:
     # relations that were compared but not judged have effects, too
     compared = list(dict.fromkeys([*relations, *(r["relation"] for r in tables["effects"] if r["relation"])]))
     return {
-        "answer": answer(result),
+        "answer": decision_sentence(result),
+        "progress": progress_of(result.card),
+        "decision": decision_groups(result),
+        "caveats": caveats(result),
+        "basis": basis(result),
+        "base": base_metric(result, lead),
+        "built": {step["relation"] for step in steps_to_build(result, lead)},
         "lead": lead,
         "judged": judged,
         "relations": relations,
@@ -75,24 +90,41 @@ def build_view(result: StudyResult) -> dict[str, Any]:
         **_verdict_sections(result, tables, lead, judged, relations),
         **_effect_sections(tables, judged, compared),
         **_board_sections(result, tables, judged),
+        **_overview_sections(result, tables, lead, relations),
+        "tables": tables,
         "cost": _cost(tables, {row["name"]: row["edges"] for row in result.card["relations"]}, judged, relations),
         "tuning": _tuning(tables["tuning"]),
     }
 
 
+def _overview_sections(
+    result: StudyResult, tables: dict[str, list[Row]], lead: str | None, relations: list[str]
+) -> Row:
+    """The evidence in front of the appendix."""
+    margin = next((row["margin"] for row in tables["verdicts"] if row["model"] == lead), None)
+    plan = _plan(result.card.get("plan"), lead)
+    gains = [row for row in tables["effects"] if row["kind"] == "gain" and row["model"] == lead]
+    built = plan["steps"][0]["relation"] if plan and plan["build"] else None
+    base = base_metric(result, lead)
+    return {
+        "overview": overview([row for row in tables["effects"] if row["model"] == lead], relations, margin, base),
+        "plan_curve": plan_curve(plan, gains[0] if gains else None, base) if plan else None,
+        "group_overview": group_overview([row for row in tables["groups"] if row["model"] == lead], built),
+    }
+
+
 def _card_sections(card: Row, lead: str | None) -> Row:
-    """Plan, audit and notices."""
-    accepted = card.get("accepted_leaks", [])
+    """Plan and audit."""
     return {
         "card": card,
         "judge": next((judge for judge in card.get("model_strength", []) if judge["model"] == lead), None),
         "plan": _plan(card.get("plan"), lead),
-        "skipped": card.get("skipped", []),
         "audit": sorted(card["audit"], key=lambda row: AUDIT.index(row["level"])),
-        "leaks": [row for row in card["audit"] if row["level"] == "leak" and not row.get("accepted")],
-        "accepted": accepted,
-        "stamp": leak_suffix(accepted, titles_of(card)),
-        "suspicious_gains": card.get("suspicious_gains", []),
+        "fingerprints": [
+            {"seed": seed, "fingerprint": mark}
+            for seed, mark in zip_longest(card["seeds"], card["fingerprints"])
+            if mark is not None
+        ],
     }
 
 
@@ -104,7 +136,6 @@ def _verdict_sections(
     return {
         "verdict": verdict,
         "margin": next((row["margin"] for row in tables["verdicts"] if row["model"] == lead), None),
-        "basis": _basis(tables, lead),
         "agreement": [_agreement(model, judged[0], relations, verdict) for model in judged[1:]],
         "planted": _planted(tables["verdicts"]),
         "contrary": [
@@ -154,7 +185,12 @@ def is_significant(row: Row) -> bool:
     return excludes_zero(row) and not (is_finite(row["p_holm"]) and row["p_holm"] >= ALPHA)
 
 
-def _check(result: StudyResult) -> None:
+def check_fields(result: StudyResult) -> None:
+    """Check that a study has all fields that a page shows.
+
+    Raises:
+        InputError: the card lacks a key, or a table that has rows lacks a column.
+    """
     for name, text in REQUIRED_COLUMNS.items():
         part = getattr(result, name)
         fields = set(part if name == "card" else part.columns)
@@ -180,17 +216,6 @@ def _headline_arms(effects: list[Row]) -> dict[str, set[str]]:
     return {
         "all": {"all"} | {row["arm_a"] for row in gains},
         "interactions": {"interactions"} | {row["arm_b"] for row in gains},
-    }
-
-
-def _basis(tables: dict[str, list[Row]], lead: str | None) -> dict[str, Row | None]:
-    """The lead model's gain and the two arms it compares."""
-    gain = next((row for row in tables["effects"] if row["kind"] == "gain" and row["model"] == lead), None)
-    arms = {row["arm"]: row for row in tables["leaderboard"] if row["model"] == lead}
-    return {
-        "gain": gain,
-        "all": arms.get(gain["arm_a"]) if gain else None,
-        "interactions": arms.get(gain["arm_b"]) if gain else None,
     }
 
 
@@ -515,6 +540,7 @@ def _cost(tables: dict[str, list[Row]], edges: dict[str, int], judged: list[str]
             row: Row = {"relation": relation, "edges": edges.get(relation)}
             for kind in ("drop", "alone"):
                 row[kind] = pair = effect.get((model, relation, kind), {})
+                row[f"{kind}_mean"] = pair.get("mean")
                 with_it, without = (arms.get((model, pair.get(end)), {}) for end in ("arm_a", "arm_b"))
                 for unit in ("seconds", "peak_mb"):
                     both = is_finite(with_it.get(unit)) and is_finite(without.get(unit))

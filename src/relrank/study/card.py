@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from relrank.graph.coverage import coverage
 from relrank.graph.graph import Graph
 from relrank.graph.relation_chains import chain_node_types, hops
@@ -45,6 +47,7 @@ def card(
         "interval_caveat": interval_caveat(config),
         "decimals": results.decimals,
         **_split_sizes(first.split),
+        "dates": _dates(first.split),
         "nodes": [{"type": name, "count": len(ids)} for name, ids in first.graph.nodes.items()],
         "interactions": config.interactions.model_dump(exclude_none=True),
         "relations": [relation_card(first.graph, name, config) for name in first.graph.relations],
@@ -68,6 +71,16 @@ def _split_sizes(split: Split) -> dict[str, int]:
     n_users, n_items = split.shape
     sizes = {"n_train": len(split.train), "n_valid": len(split.valid), "n_test": len(split.test)}
     return {"n_users": n_users, "n_items": n_items, **sizes}
+
+
+def _dates(split: Split) -> list[str] | None:
+    """Days of the first and the last interaction; None without times, or where these are no more than an order."""
+    parts = [part.time for part in (split.train, split.valid, split.test) if part.time is not None and len(part)]
+    ticks = split.train.ticks
+    if not parts or ticks <= 0:
+        return None
+    ends = min(int(part.min()) for part in parts), max(int(part.max()) for part in parts)
+    return [str(np.datetime64(end // ticks, "s").astype("datetime64[D]")) for end in ends]
 
 
 def _features(graph: Graph, config: StudyConfig) -> list[dict[str, Any]]:

@@ -36,7 +36,8 @@ class StudyResult:
             (name); ``fingerprints`` (one per split seed); ``seeds``; ``metric`` (e.g. "ndcg@10"); ``trials``;
             ``attribute`` (the relation behind similarity and calibration, else null); ``interval_caveat`` (a sentence
             where the intervals do not include the variance between splits, else null); ``decimals`` (for values of
-            the metric); ``n_users``, ``n_items``, ``n_train``, ``n_valid``, ``n_test`` (of the first seed); ``nodes``
+            the metric); ``n_users``, ``n_items``, ``n_train``, ``n_valid``, ``n_test`` (of the first seed); ``dates``
+            (days of the first and the last interaction, ISO; null without times); ``nodes``
             (list of {type, count}); ``relations`` (list of {name, title: or null, source, target, edges, covered:
             share of items, else users, with an edge, kind; chain: node types of its chain, if it is read through
             other relations}); ``arms`` (list of {name, title}: arms that have relations with a title); ``notices``
@@ -50,7 +51,9 @@ class StudyResult:
             its chain, alternatives, adds, beyond: compared with its links shuffled, total, left: what all relations
             add to these, each with _low and _high and null if it has not run, share: of the gain of all, confirmed,
             rows, nodes, seconds, peak_mb}}); ``cells`` (list of {model, arm, seed, key: folder under cells/});
-            ``planted`` (true verdict per relation where known, else null); ``smoke`` (bool).
+            ``planted`` (true verdict per relation where known, else null); ``smoke`` (bool); while the study runs,
+            ``progress`` ({cells_done, cells_total, seconds_left: or null, so_far: what is known of relations alone as
+            long as there are no verdicts, else null}).
         leaderboard: one row per (model, arm), best first: ``model``, ``arm``, ``n_seeds``, ``n_users``, ``valid``
             (the study's metric on validation), ``mean``, ``low``, ``high`` (on test), ``below_ease`` (bool), every
             other metric's mean under its own name (``hit@10``, ``mrr``, ``coverage@10``, ``gini@10``,
