@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -600,6 +601,89 @@ def log(folder: Path) -> Truth:
     )  # fmt: skip
 
 
+def articles(folder: Path) -> Truth:
+    """Whole numbers as keys everywhere, dates like 31/12/2023, makers and families by name, stock by shop."""
+    rng = np.random.default_rng(11)
+    n, people = 480, 850
+    days = rng.integers(0, 800, (people, 20))
+    drawn = [rng.choice(n, rng.integers(4, 15), replace=False) + 1 for _ in range(people)]
+    rows = [
+        (c + 1, int(a), START + timedelta(days=int(d)))
+        for c in range(people)
+        for a, d in zip(drawn[c], days[c], strict=False)
+    ]
+    sold = dict(pl.Series([r[1] for r in rows]).value_counts().iter_rows())
+    families, makers = [f"family {i}" for i in range(20)], [f"Maker {chr(65 + i)}" for i in range(26)]
+    shades = ["red", "blue", "green", "grey"]
+    tables: dict[str, dict[str, Any]] = {
+        "sales": {
+            "date": [r[2].strftime("%d/%m/%Y") for r in rows],
+            "client_ref": [r[0] for r in rows],
+            "article_ref": [r[1] for r in rows],
+            "units": rng.integers(1, 5, len(rows)),
+            "shop_ref": rng.integers(1, 9, len(rows)),
+        },
+        "articles": {
+            "ref": range(1, n + 1),
+            "label": [f"{' '.join(rng.choice(WORDS, 3))} {i}" for i in range(n)],
+            "family": rng.choice(families, n),
+            "maker": [m if rng.random() < 0.9 else m.lower() for m in rng.choice(makers, n)],
+            "ean": rng.integers(4_000_000_000_000, 4_999_999_999_999, n),
+            "retail": np.round(rng.lognormal(3, 1, n), 2),
+            "launched": [f"{rng.integers(2005, 2022)}-0{rng.integers(1, 9)}-15" for _ in range(n)],
+            "blurb": [" ".join(rng.choice(WORDS, 20)) for _ in range(n)],
+            "units_sold_total": [sold.get(i, 0) for i in range(1, n + 1)],
+            "active": ["Y"] * (n - 1) + ["N"],
+            "colours": ["/".join(rng.choice(shades, rng.integers(1, 4), replace=False)) for _ in range(n)],
+        },
+        "clients": {
+            "ref": range(1, people + 1),
+            "mail": [f"x{i}@mail.example" for i in range(people)],
+            "sex": rng.choice(["M", "F", "X"], people),
+            "dob": [f"{rng.integers(1940, 2005)}-01-0{rng.integers(1, 9)}" for _ in range(people)],
+            "town": rng.choice([f"Town {i}" for i in range(40)], people),
+            "club_card": rng.choice([0, 1], people),
+        },
+        "shops": {"ref": range(1, 9), "town": [f"Town {i}" for i in range(8)], "lat": rng.random(8)},
+        "makers": {"maker": makers, "nation": rng.choice(["DE", "IT", "PL"], 26)},
+        "families": {"family": families, "department": rng.choice(["home", "garden", "food"], 20)},
+        "stock": {
+            "article_ref": np.repeat(np.arange(1, n + 1), 8),
+            "shop_ref": np.tile(np.arange(1, 9), n),
+            "on_hand": rng.integers(0, 50, n * 8),
+        },
+        "promotions": {
+            "promo_id": range(300),
+            "article_ref": rng.integers(1, n + 1, 300),
+            "from": ["2023-01-01"] * 300,
+            "percent": rng.integers(5, 50, 300),
+        },
+        "wishes": {"client_ref": rng.integers(1, people + 1, 900), "article_ref": rng.integers(1, n + 1, 900)},
+        "browsing": {
+            "client_ref": rng.integers(1, people + 1, 5000),
+            "article_ref": rng.integers(1, n + 1, 5000),
+            "ts": [1_672_531_200_000 + 86_400_000 * int(d) for d in rng.integers(0, 800, 5000)],
+        },
+    }
+    for name, columns in tables.items():
+        pl.DataFrame(columns).write_csv(folder / f"{name}.csv")
+    return Truth(
+        ("sales", "client_ref", "article_ref", "date"),
+        frozenset(words("""
+            articles.family articles.maker articles.retail articles.launched articles.colours text:articles
+            families.department makers.nation clients.sex clients.dob clients.town clients.club_card browsing
+        """)),
+        frozenset(
+            {
+                ("sales.client_ref", "clients.ref"), ("sales.article_ref", "articles.ref"),
+                ("browsing.client_ref", "clients.ref"), ("browsing.article_ref", "articles.ref"),
+                ("articles.family", "families.family"), ("articles.maker", "makers.maker"),
+            }
+        ),
+        frozenset(["articles.units_sold_total", "wishes"]),
+    )  # fmt: skip
+
+
 SHOPS: dict[str, Callable[[Path], Truth]] = {
     "english": english,
     "german": german,
@@ -608,6 +692,7 @@ SHOPS: dict[str, Callable[[Path], Truth]] = {
     "films": films,
     "flat": flat,
     "log": log,
+    "articles": articles,
 }
 
 

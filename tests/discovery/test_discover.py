@@ -137,3 +137,10 @@ def test_columns_of_items_that_tell_who_chose_them_are_leaks(shop):
     assert {f"products.{c}" for c in ("also_bought", "buyers", "stock", "stars", "bestseller")} <= leaks
     fits = proposal.config["relations"]["fits"]
     assert (fits["target"], fits["separator"]) == ("product", ";")
+
+
+def test_a_bare_list_of_pairs_is_enough_if_it_is_all_there_is(shop):
+    pairs = pl.DataFrame([(f"a{i % 40}", f"b{(i * 7 + i // 40) % 60}") for i in range(800)], ["a", "b"], orient="row")
+    assert discover({"pairs": pairs}).config["data"]["interactions"]["file"] == "pairs"
+    with pytest.raises(InputError, match="no table of interactions"):
+        discover({"products": shop.tables["products"].select("product_id", "brand_id", "colour", "material")})

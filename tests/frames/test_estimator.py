@@ -73,6 +73,24 @@ def test_relations_change_what_is_fitted():
     assert not related.recommend("C-3")["score"].equals(alone.recommend("C-3")["score"])
 
 
+def test_nothing_is_held_out_so_no_timed_link_is_cut():
+    days = pl.datetime(2030, 1, 1) + pl.duration(days=pl.int_range(pl.len()))
+    shelves = PRODUCTS.select("sku", shelf=pl.format("shelf {}", pl.col("sku") % 3)).with_columns(at=days)
+    views = PURCHASES.select("customer", "sku").unique().with_columns(at=days)
+    model = rr.Estimator("sparse-ease").fit(
+        PURCHASES,
+        **COLUMNS,
+        nodes=NODES,
+        links={
+            "stands_on": rr.Links(shelves, "sku", "shelf", time="at"),
+            "viewed": rr.Links(views, "customer", "sku", time="at"),
+        },
+        relations={name: {"kind": "link", "table": name} for name in ("stands_on", "viewed")},
+    )
+    relations = model.run_.graph.relations
+    assert (len(relations["stands_on"]), len(relations["viewed"])) == (len(shelves), len(views))
+
+
 def test_parameters_are_those_of_scikit_learn():
     model = rr.Estimator("mf", train={"epochs": 2}, dim=8)
     copy = clone(model)

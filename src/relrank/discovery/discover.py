@@ -21,8 +21,8 @@ from relrank.discovery.vocabulary import ITEM, USER, is_meaningless, names_a
 from relrank.errors import InputError
 from relrank.tables.missing import NA_VALUES
 
-MOST_HOPS = 3
-"""Relations between items or users and the nodes whose columns are still read, at most."""
+METRIC = "ndcg@10"
+"""Decides on validation and for verdicts."""
 
 
 def discover(tables: Mapping[str, pl.DataFrame], hints: Hints | None = None) -> Proposal:
@@ -291,7 +291,11 @@ def _proposal(
     config: dict[str, Any] = {"name": "proposed", "data": data, "protocol": protocol}
     if draft.config["relations"]:
         config["relations"] = draft.config["relations"]
+    config["study"] = {"metric": METRIC}
     comments = {f"protocol.{key}": text for key, text in protocol_comments.items()}
+    comments["study"] = (
+        "The models are the default ones: random, popularity, item-kNN, EASE and sparse EASE, the judge."
+    )
     comments |= draft.comments | {"data.interactions": "; ".join(chosen.reasons)}
     return Proposal(config, draft.findings, draft.derived(), comments, choices)
 

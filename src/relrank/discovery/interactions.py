@@ -343,7 +343,8 @@ def settle(
         InputError: no table can hold interactions.
     """
     stated = hints.user is not None and hints.item is not None
-    likely = [c for c in ranked if stated or c.score >= LEAST_SCORE]
+    alone = len(tables) == 1 and not any(c.is_unique for table in tables.values() for c in table)
+    likely = [c for c in ranked if stated or alone or c.score >= LEAST_SCORE]
     if not likely:
         raise _none_found(tables)
     first = likely[0]

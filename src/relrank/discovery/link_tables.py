@@ -78,7 +78,8 @@ def _same_type(draft: Draft, ends: Ends, table: Table, linked: Mapping[str, str]
         return {}
     keys, mine = _keys_of(draft, ends, node), table[name]
     for column in table:
-        like = column.name != name and column.may_be_key and column.is_whole == mine.is_whole
+        like = column.name != name and column.may_be_key and not column.is_unique
+        like = like and column.is_whole == mine.is_whole
         if like and not names_a(column.name, MEASURES) and not draft.references_of(table.name, column.name):
             share = float(column.distinct.is_in(keys.implode()).mean() or 0)  # type: ignore[arg-type]
             if share >= 0.9 and column.n_distinct >= 0.8 * mine.n_distinct:

@@ -14,6 +14,7 @@ from relrank.discovery.leaks import Figures, sounds_computed
 from relrank.discovery.references import ALIKE, Reference
 from relrank.discovery.values import list_separator, path_mark, spellings
 from relrank.discovery.vocabulary import (
+    BIRTH,
     IDENTIFIERS,
     IDS,
     MEASURES,
@@ -301,7 +302,8 @@ def _year(draft: Draft, node: NodeType, column: Column, name: str, is_user: bool
     """Bins of the years of a column of dates, such as those of publication, if they are far apart."""
     assert column.times is not None
     years = column.times.dt.year()
-    if is_user or years.drop_nulls().n_unique() < FEWEST_YEARS:
+    of_people = is_user and not names_a(column.name, BIRTH)
+    if of_people or years.drop_nulls().n_unique() < FEWEST_YEARS:
         draft.find("left out", column.where, "dates that are close together, or of people")
         return
     made = free_name(f"{column.name}_year", draft.tables[column.table].columns)

@@ -98,9 +98,9 @@ def _split(rows: pl.DataFrame, ordered: bool) -> tuple[dict[str, Any], str]:
         return {"split": "random-leave-one-out"}, "there are no times, so held-out rows are drawn"
     tied = tied_share(rows)
     if tied <= TIED:
-        return {"split": "last-leave-one-out"}, "the last item of each user is predicted; " + (
-            f"{tied:.0%} of the users have several rows at their last time" if tied else "every user has a last row"
-        )
+        some = f"{100 * tied:.2g} % of the users have several rows at their last time"
+        why = some if tied else "every user has a last row"
+        return {"split": "last-leave-one-out"}, f"the last item of each user is predicted; {why}"
     cuts = _cuts(rows)
     if cuts is not None:
         why = f"{tied:.0%} of the users have several rows at their last time, so the split is a date"

@@ -11,6 +11,11 @@ from typing import Any
 from relrank.io.terminal_safe import terminal_safe
 
 WIDTH = 118
+HEAD = (
+    "# Proposed by relrank init from the tables alone: check what it says of them. Every key is explained in",
+    "# docs/study-file.md; relrank audit lists leaks, relrank study runs the study.",
+    "",
+)
 
 
 def study_file(
@@ -38,7 +43,7 @@ def study_file(
         lines += ["", "# Left out:"]
         for entry in left_out:
             lines += textwrap.wrap(_printable(entry), WIDTH, initial_indent="# - ", subsequent_indent="#   ")
-    return "\n".join(lines).strip("\n") + "\n"
+    return "\n".join([*HEAD, *lines]).strip("\n") + "\n"
 
 
 def _section(

@@ -121,6 +121,11 @@ PARENTS = _words(
     """
 )
 """Words of a column that names a row of its own table."""
+BIRTH = _words(
+    """
+    birth dob birthday birthdate born geburtsdatum geburtstag geboren geburt
+    """
+)
 GIVEN = _words(
     """
     tag tags keyword keywords label labels genre shelf list playlist schlagwort stichwort

@@ -19,7 +19,7 @@ from relrank.report.formatting import (
     share,
     signed,
 )
-from relrank.report.verdict_summary import Row, base_metric, differing, primary_model, steps_to_build
+from relrank.report.verdict_summary import Row, base_metric, differing, primary_model, progress_of, steps_to_build
 from relrank.study.leaks import leak_suffix
 from relrank.study.result import StudyResult, titles_of
 from relrank.study.verdicts import ORDER
@@ -117,6 +117,8 @@ def decision_groups(result: StudyResult) -> list[Group]:
     for word in ("hurts", "negligible", "undecided"):
         lists[word] = [write.beside_or_alone(row) for row in by[word]]
     meaning = MEANING | {"build": MEANING["build" if len(steps) > 1 else "one step" if steps else "helps"]}
+    if progress_of(result.card) is not None:
+        meaning["build"] = "so far, as the plan may change"
     return [
         Group(word, heading, meaning[word], tuple(lists[word]))
         for word, heading in GROUPS.items()

@@ -222,7 +222,7 @@ def _bounds(users: tuple[Int32, ...], split: Split) -> Int64 | np.int64:
     held = split.valid.then(split.test)
     assert held.time is not None
     if not users:
-        return np.int64(held.time.min())
+        return np.int64(held.time.min(initial=_NEVER))
     first = np.full(len(split.users) + 1, _NEVER)  # the last one is for users outside the split
     np.minimum.at(first, held.user, held.time)
     bounds: Int64 = np.min([first[rows] for rows in users], axis=0)
