@@ -32,7 +32,7 @@ def clean(caplog, **bounds):
     caplog.set_level(logging.DEBUG)
     with listening(**bounds) as port:
         yield port
-        client = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        client = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         client.request("GET", "/health")
         assert client.getresponse().status == 200
         client.close()
@@ -115,11 +115,10 @@ def test_what_waits_for_its_turn_is_not_parsed_before(caplog):
 @pytest.mark.parametrize("sent", [ASKED + b"\r\n", WHOLE, 20 * (ASKED + b"\r\n"), 3 * WHOLE])
 def test_a_client_that_ended_its_side_gets_its_answers(sent, caplog):
     with clean(caplog) as port, opened(port) as connection:
+        connection.settimeout(25)  # less than a connection may be idle
         connection.sendall(sent)
         connection.shutdown(socket.SHUT_WR)
-        began = time.monotonic()
         assert statuses(read(connection)) == [200] * max(sent.count(b"GET "), sent.count(b"POST "))
-        assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize(
@@ -211,10 +210,9 @@ EARLY = b"POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{"
 def test_bytes_that_ask_nothing_buy_no_time(sent, then, expected):
     """Regression: they cancelled the timer, and the connection stayed open."""
     with (
-        listening(patient, header_seconds=0.6, body_seconds=0.6, idle_seconds=0.6) as port,
+        listening(patient, header_seconds=1.5, body_seconds=1.5, idle_seconds=1.5) as port,
         opened(port) as connection,
     ):
-        connection.settimeout(3)
         connection.sendall(sent)
         time.sleep(0.3)
         connection.sendall(then)
@@ -247,28 +245,26 @@ def test_who_does_not_read_is_cut_off(caplog):
         connection = socket.socket()
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         with connection:
+            connection.settimeout(60)  # a server that waits forever ends this with another error
             connection.connect(("127.0.0.1", port))
-            connection.settimeout(10)
-            began = time.monotonic()
             with suppress(ConnectionError):
-                while time.monotonic() - began < 20:
+                while True:
                     connection.sendall(100 * b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert time.monotonic() - began < 9
 
 
 @pytest.mark.parametrize("ends", [b"", b"Connection: close\r\n"])
 def test_who_reads_steadily_is_not_cut_off(ends):
     """Regression: the timeout ran from the first unsent byte on, even if the client was reading."""
     asked = b"GET /large HTTP/1.1\r\nHost: x\r\n" + ends + b"\r\n"
-    with listening(patient, send_seconds=0.5, idle_seconds=0.5) as port, socket.socket() as connection:
+    with listening(patient, send_seconds=1.5, idle_seconds=1.5) as port, socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
-        connection.settimeout(10)
+        connection.settimeout(60)
         connection.connect(("127.0.0.1", port))
         connection.sendall(asked)
         got, began = 0, time.monotonic()
         while part := connection.recv(1 << 18):
             got += len(part)
-            time.sleep(max(0, began + got / (1 << 22) - time.monotonic()))  # 4 MiB a second
+            time.sleep(max(0, began + got / (3 << 20) - time.monotonic()))  # 3 MiB a second: longer than 1.5 s
         assert got > 1 << 23
 
 

@@ -836,10 +836,10 @@ def test_a_replaced_run_answers_wholly_old_or_wholly_new():
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:
         thread.start()
-    for turn in range(20):
+    turn, until = 0, time.monotonic() + 60
+    while (turn < 20 or seen != set(whole)) and not wrong and time.monotonic() < until:
         service.replace("one", (new, old)[turn % 2])
-    service.replace("one", new)
-    time.sleep(0.05)
+        turn += 1
     stop.set()
     for thread in threads:
         thread.join()

@@ -11,7 +11,7 @@ from relrank.models.core.base import override_config
 from relrank.study.arms import all_without
 from relrank.study.cell_store import load_cell
 from relrank.study.config import ModelSection, read_study
-from relrank.study.fit_cell import fit_cell, refit_cell
+from relrank.study.fit_cell import fit_cell, refit_cell, refit_graph
 from relrank.study.fit_run import fit_run
 from relrank.study.grid import cell_with_prerequisites
 from relrank.study.prepare import prepare
@@ -118,7 +118,7 @@ def test_a_trained_model_is_searched_in_its_cells_folders(study_file, tmp_path, 
     less = replace(cell, arm=all_without(cell.arm.relations, "driver"))
     again, history = fit_cell(less, less.graph, chosen, tmp_path / "again", lambda _: None)
     if refit:
-        again = refit_cell(less, less.graph, chosen, history, tmp_path / "refit", lambda _: None)[0]
+        again = refit_cell(less, refit_graph(less, less.graph), chosen, history, tmp_path / "refit", lambda _: None)
     np.testing.assert_allclose(without, user_metric(again, cell.split_context.final, "ndcg@10", "test"), atol=1e-6)
     cells = cell_with_prerequisites(config, material, section.name, "all")
     run = fit_run(cells, material.tables, tmp_path / "run", lambda _: None)

@@ -12,7 +12,7 @@ from relrank.errors import InputError
 from relrank.graph.construction.interactions import DAY
 from relrank.runs.fitted_run import load_run
 from relrank.study.config import read_study
-from relrank.study.fit_cell import refit_cell
+from relrank.study.fit_cell import refit_cell, refit_graph
 from relrank.study.fit_run import fit_run
 from relrank.study.grid import grid
 from relrank.study.optuna_search import search_study
@@ -84,7 +84,8 @@ def test_refit_keeps_weights_and_counts_from_the_last_row_it_has(shop: Path) -> 
     material = read(shop, DECAY)
     split_context = replace(material.split_contexts[0], refit=True)
     cell = replace(grid(read_study(shop), material)[1], split_context=split_context)
-    model, graph = refit_cell(cell, cell.graph, cell.initial_config()[0], None, shop.parent, lambda _: None)
+    graph = refit_graph(cell, cell.graph)
+    model = refit_cell(cell, graph, cell.initial_config()[0], None, shop.parent, lambda _: None)
     edges = graph.interactions
     assert len(edges) == len(split_context.split.train) + len(split_context.split.valid)
     rows = split_context.split.valid

@@ -16,7 +16,7 @@ from relrank.graph.histories import Sequences
 from relrank.models.closed_form.item_knn import ItemKNN
 from relrank.models.sequence.sasrec import SASRec, SASRecConfig
 from relrank.runs.fitted_run import FittedRun, load_run, save_run
-from relrank.study.fit_cell import refit_cell
+from relrank.study.fit_cell import refit_graph
 from relrank.study.grid import grid
 from relrank.study.run import run_study
 from relrank.tables.config import check
@@ -134,7 +134,7 @@ def test_refit_puts_validation_rows_where_they_belong_in_time(tmp_path: Path) ->
     config, material = open_study(tmp_path / "shop.toml", STUDY)
     split_context = replace(material.split_contexts[0], refit=True)
     cell = replace(grid(config, material)[0], split_context=split_context)
-    graph = refit_cell(cell, cell.graph, cell.initial_config()[0], None, tmp_path / "refit", lambda _: None)[1]
+    graph = refit_graph(cell, cell.graph)
     split = split_context.split
     test = set(zip(split.users.at(split.test.user), split.items.at(split.test.item), strict=True))
     between = 0

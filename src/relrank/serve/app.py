@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from fastapi import FastAPI
+from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 
 import relrank
@@ -17,6 +18,7 @@ from relrank.serve.middleware import ServiceMiddleware
 from relrank.serve.prometheus import ServiceMetrics
 from relrank.serve.responder import Responder
 from relrank.serve.routes.catalogue import add_catalogue_routes
+from relrank.serve.routes.examples import Examples
 from relrank.serve.routes.explanations import add_explanation_routes
 from relrank.serve.routes.lists import add_list_routes
 from relrank.serve.routes.status import add_status_routes
@@ -27,7 +29,7 @@ PAGE = Path(__file__).parent / "page"
 """Folder of the page that is served at "/"."""
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
-    "Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 }
 ERRORS = {
     400: "not JSON",
@@ -47,7 +49,7 @@ def make_app(
 
     Args:
         service: computes the answers.
-        token: bearer token that every request needs, except for the page and /health; None for none.
+        token: bearer token that every request needs, except for the two pages and /health; None for none.
         hosts: accepted ``Host`` names, ``*.`` before a name for its subdomains; () for any.
         page: folder of the files at "/".
     """
@@ -75,10 +77,18 @@ def make_app(
     app.state.draining, app.state.reload_errors = False, {}
     for name in service.names:
         metrics.loaded.labels(name).set(time.time())
-    for add_routes in (add_list_routes, add_explanation_routes, add_catalogue_routes, add_status_routes):
-        add_routes(app, responder)
+    examples = Examples(service)
+    for add_routes in (add_list_routes, add_explanation_routes, add_catalogue_routes):
+        add_routes(app, responder, examples)
+    add_status_routes(app, responder)
     add_error_handlers(app)
     routes = {route.path.split("/", 2)[1] for route in app.routes if hasattr(route, "path")}
+    if (page / "docs.html").is_file():
+
+        @app.get("/docs", include_in_schema=False)
+        async def docs() -> FileResponse:
+            return FileResponse(page / "docs.html")
+
     if page.is_dir():
         app.mount("/", StaticFiles(directory=page, html=True), name="page")
     app.add_middleware(

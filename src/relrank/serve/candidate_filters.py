@@ -102,6 +102,9 @@ class Filters:
         item_attributes: one row per item: ``column:NAME`` of the item table, and ``relation:NAME`` lists of keys of
             relations that the model's graph does not have; None without any.
         nodes: attributes of other node types, as in ``FittedRun.nodes``.
+
+    Attributes:
+        linked: relations of the graph between items and other types, as ``item_relations`` finds them.
     """
 
     def __init__(
@@ -112,7 +115,7 @@ class Filters:
     ) -> None:
         self._graph, self._nodes = graph, nodes
         self._item_attributes = pl.DataFrame() if item_attributes is None else item_attributes
-        self._linked = item_relations(graph)
+        self.linked = item_relations(graph)
         self._linked_columns = self._find_linked_columns()
         self._ends: dict[tuple[str, str], tuple[Int32, Int32]] = {}
         self._masks: OrderedDict[str, Mask] = OrderedDict()
@@ -122,7 +125,7 @@ class Filters:
     @property
     def relations(self) -> list[str]:
         """Relations of items with nodes other than items and users, including those along chains."""
-        return sorted({*self._linked, *self._named("relation")})
+        return sorted({*self.linked, *self._named("relation")})
 
     @property
     def columns(self) -> list[str]:
@@ -151,8 +154,8 @@ class Filters:
             RequestError: no such relation or column.
         """
         kind = self._kind(name, "relation")
-        if kind == "relation" and name in self._linked:
-            _, other, node = self._linked[name]
+        if kind == "relation" and name in self.linked:
+            _, other, node = self.linked[name]
             keys = self._graph.nodes[node].keys
             counts = np.bincount(other, minlength=len(keys))
             order = np.argsort(-counts, kind="stable")
@@ -238,8 +241,8 @@ class Filters:
         with self._cache_lock:
             if (relation, node) in self._ends:
                 return self._ends[relation, node]
-        if relation in self._linked:
-            of_item, other, _ = self._linked[relation]
+        if relation in self.linked:
+            of_item, other, _ = self.linked[relation]
             linked = pl.DataFrame({"item": of_item, "key": self._graph.nodes[node].at(other).cast(pl.String)})
         else:
             lists = pl.DataFrame(
@@ -268,7 +271,7 @@ class Filters:
     def _has(self, condition: Has) -> Mask:
         name, value = condition.name, condition.value
         kind = self._kind(name, "with", condition.kind)
-        if kind == "relation" and name in self._linked:
+        if kind == "relation" and name in self.linked:
             return self._linked_with(name, _text(value))
         values, ends = (self._item_attributes[f"relation:{name}"], None) if kind == "relation" else self._column(name)
         if kind == "relation":
@@ -283,7 +286,7 @@ class Filters:
         return found
 
     def _linked_with(self, name: str, value: str) -> Mask:
-        of_item, other, node = self._linked[name]
+        of_item, other, node = self.linked[name]
         keys = self._graph.nodes[node].keys
         if node not in self._node_rows:
             self._node_rows[node] = {str(key): row for row, key in enumerate(keys)}

@@ -114,8 +114,9 @@ def _as_json(served: ServedModel, explanation: Explanation, reason: Reason) -> J
     through = []
     for node, row in reason.through:
         key = served.graph.nodes[node].keys[row]
-        title = served.catalogue.titles[row] if node == served.graph.item else None
-        through.append({"type": node, "id": key if isinstance(key, int) else str(key), "name": title})
+        is_item = node == served.graph.item
+        name = served.catalogue.titles[row] if is_item else served.node_names.get(node, {}).get(str(key))
+        through.append({"type": node, "id": key if isinstance(key, int) else str(key), "name": name})
     without_link = None if reason.rank_without_link is None else _as_integer(reason.rank_without_link)
     return {
         "via": served.catalogue.named(reason.via),

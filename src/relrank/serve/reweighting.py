@@ -12,7 +12,7 @@ import copy
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -27,6 +27,20 @@ from relrank.models.core.sparse_linear import SparseLinear
 from relrank.models.graph.lightgcn import RelationalLightGCN
 from relrank.models.graph.path_fusion import PathFusion
 from relrank.serve.limits import Limits, RequestError
+
+
+@dataclass(frozen=True, slots=True)
+class WeightUnit:
+    """What the relation weights of a model count.
+
+    Attributes:
+        name: after a number.
+        meaning: what a weight does, and what happens when it changes.
+    """
+
+    name: str
+    meaning: str
+
 
 Key = tuple[tuple[str, float], ...]
 Module = TypeVar("Module", bound=nn.Module)
@@ -52,6 +66,27 @@ def adjustable(model: Recommender) -> bool:
     else:
         is_quick = isinstance(model, RelationalEASE | RelationalLightGCN | PathFusion)
     return is_quick and bool(get_relation_weights(model))
+
+
+def weight_unit(model: Recommender) -> WeightUnit:
+    """The unit of the relation weights of a model that is ``adjustable``."""
+    if isinstance(model, PathFusion):
+        return WeightUnit(
+            "points of score",
+            "The weight is what the relation adds to the score of an item that it reaches by an average number of "
+            "paths. The trained vectors stay as they are.",
+        )
+    if isinstance(model, RelationalLightGCN):
+        return WeightUnit(
+            "times the interactions",
+            "The weight is that of the relation in propagation, where the interactions have 1. The trained vectors "
+            "stay as they are and are propagated again.",
+        )
+    return WeightUnit(
+        "pseudo-users",
+        "At weight w, two items with the same links count as if w more users had chosen both. The model is solved "
+        "again, from the same interactions.",
+    )
 
 
 def with_weights(model: Recommender, weights: Mapping[str, float]) -> Recommender:

@@ -33,20 +33,29 @@ class Item(_Response):
     title: str | None
 
 
-class RankedItem(Item):
+class DescribedItem(Item):
+    """An item and what helps to recognise it."""
+
+    attributes: dict[str, list[str | int | float]] = Field(
+        description="Up to four short attributes, such as author or year, by relation or column: up to three values "
+        "each, those of most items first. Empty if the request opts out."
+    )
+
+
+class RankedItem(DescribedItem):
     """An item of a ranked list."""
 
     score: float
-    place: int
+    place: int = Field(description="Rank in the list, from 1.")
 
 
-class SimilarItem(Item):
+class SimilarItem(DescribedItem):
     """An item and its similarity."""
 
     score: float
 
 
-class HistoryItem(Item):
+class HistoryItem(DescribedItem):
     """An item of a history."""
 
     part: Literal["train", "valid", "test"]
@@ -60,6 +69,13 @@ class RelationInfo(_Response):
     target: str
     edges: int
     weight: float | None
+
+
+class Example(_Response):
+    """A typical user, and some of their training items, oldest first."""
+
+    user: int | str
+    items: list[Item]
 
 
 class RunInfo(_Response):
@@ -76,6 +92,10 @@ class RunInfo(_Response):
     item: str
     relations: list[RelationInfo]
     weights_adjustable: bool
+    weight_unit: str | None = Field(description="What the relation weights count, if they are adjustable.")
+    weight_meaning: str | None = Field(description="What a weight does, and what happens when it changes.")
+    attributes: list[str] = Field(description="Relations and columns whose values items in lists have.")
+    example: Example | None = Field(description="A history to begin with; None without training interactions.")
     filters: list[str] = Field(description="Relations that filters may name.")
     columns: list[str] = Field(
         description="Columns that filters may name: those of the item table, and TYPE.COLUMN of linked nodes."
@@ -95,8 +115,8 @@ class RecommendResponse(_Response):
     user: int | str | None
     k: int
     offset: int
-    total: int
-    next_offset: int | None
+    total: int = Field(description="Items of the whole list.")
+    next_offset: int | None = Field(description="Of the next page; None after the last one.")
     fallback: Literal["popularity"] | None = Field(
         description="What the list is ranked by if the model has no information: no history, or equal scores."
     )
@@ -122,7 +142,7 @@ class SimilarResponse(_Response):
 class ItemsResponse(_Response):
     """Items by title."""
 
-    items: list[Item]
+    items: list[DescribedItem]
 
 
 class UsersResponse(_Response):
@@ -267,8 +287,14 @@ class Filter(_Request):
 
 
 HISTORY = "Ids of items, oldest first; with a user those of the current session, in addition to the user's own."
+USER = "Id of a known user."
+RUN = "Name of a run; the first by default."
+K = "Length of the page, in items."
+OFFSET = "Items before the page."
+EXCLUDE_SEEN = "Leave out the user's interactions of any part of the split, and the items of the history."
 WITH = "Only items that match every condition."
 EXCLUDE = "Ids of items to leave out."
+ATTRIBUTES = "Whether items have their attributes."
 SKIP = "Leave out unknown items and list them in the response, instead of an error."
 
 
@@ -276,15 +302,16 @@ class RecommendRequest(_Request):
     """Whom to recommend to, and which page."""
 
     history: list[Id] | None = Field(None, description=HISTORY, fail_fast=True)
-    user: Id | None = None
+    user: Id | None = Field(None, description=USER)
     skip_unknown: Annotated[bool, Field(strict=True, description=SKIP)] = False
-    k: Annotated[int, Field(ge=1, strict=True)] = 10
-    offset: Annotated[int, Field(ge=0, strict=True)] = 0
-    exclude_seen: Annotated[bool, Field(strict=True)] = True
+    k: Annotated[int, Field(ge=1, strict=True, description=K)] = 10
+    offset: Annotated[int, Field(ge=0, strict=True, description=OFFSET)] = 0
+    exclude_seen: Annotated[bool, Field(strict=True, description=EXCLUDE_SEEN)] = True
+    attributes: Annotated[bool, Field(strict=True, description=ATTRIBUTES)] = True
     with_: list[Filter] = Field([], alias="with", description=WITH, fail_fast=True)
     exclude: list[Id] = Field([], description=EXCLUDE, fail_fast=True)
     weights: Weights = None
-    run: StrictStr | None = None
+    run: StrictStr | None = Field(None, description=RUN)
 
 
 class ExplainRequest(_Request):
@@ -292,13 +319,13 @@ class ExplainRequest(_Request):
 
     item: Id
     history: list[Id] | None = Field(None, description=HISTORY, fail_fast=True)
-    user: Id | None = None
+    user: Id | None = Field(None, description=USER)
     skip_unknown: Annotated[bool, Field(strict=True, description=SKIP)] = False
     n: Annotated[int, Field(ge=1, strict=True, description="Maximum number of reasons.")] = 5
     with_: list[Filter] = Field([], alias="with", description=WITH, fail_fast=True)
     exclude: list[Id] = Field([], description=EXCLUDE, fail_fast=True)
     weights: Weights = None
-    run: StrictStr | None = None
+    run: StrictStr | None = Field(None, description=RUN)
 
 
 def shared_arguments(request: RecommendRequest | ExplainRequest) -> dict[str, Any]:

@@ -26,10 +26,12 @@ from relrank.runs.fitted_run import FittedRun
 from relrank.serve.ann_index import FROM_ITEMS, SAMPLE, ItemIndex
 from relrank.serve.candidate_filters import Condition, Filters
 from relrank.serve.catalogue import Catalogue, JsonObject, normalized
+from relrank.serve.example_history import example_history
+from relrank.serve.item_attributes import ItemAttributes, names_of
 from relrank.serve.kernel_threads import one_thread, parallel_kernels, run_in_turn
 from relrank.serve.limits import Id, Limits, RequestError, shortened_repr
 from relrank.serve.paging import Mask, Page, Paginator, Rows
-from relrank.serve.reweighting import ReweightedModels, adjustable, get_relation_weights
+from relrank.serve.reweighting import ReweightedModels, WeightUnit, adjustable, get_relation_weights, weight_unit
 from relrank.serve.sessions import session_scores
 
 FAST_SECONDS = 0.002
@@ -85,6 +87,9 @@ class ServedModel:
     Attributes:
         catalogue: ids, rows and titles.
         filters: conditions on items.
+        attributes: short attributes of items.
+        node_names: names of other nodes by type and key, where their tables have them.
+        example: a typical user's row and some of their item rows; None without training interactions.
         weights: fitted relation weights.
         reweighted: models under other relation weights.
         index: of the item vectors; None where lists are exact.
@@ -98,6 +103,11 @@ class ServedModel:
         self.n_users, self.n_items = run.split.shape
         self.catalogue = Catalogue(name, run, self.limits)
         self.filters = Filters(self.graph, run.item_attributes, run.nodes)
+        self.attributes = ItemAttributes(
+            self.graph, self.catalogue.titles, self.filters.linked, run.item_attributes, run.nodes
+        )
+        self.node_names = {node: names_of(frame) for node, (_, frame) in run.nodes.items()}
+        self.example = example_history(run, self.catalogue.titles)
         self.n_cold_items = run.split.unseen - run.unscorable_items.size
         self._listable: Mask | None = None
         if run.unscorable_items.size:
@@ -159,6 +169,7 @@ class ServedModel:
     def describe(self) -> JsonObject:
         """What clients need to know of the run."""
         note, graph = self.run.note, self.graph
+        unit: WeightUnit | None = weight_unit(self.model) if self.weights_adjustable else None
         return {
             "name": self.name,
             **{key: note[key] for key in ("model", "arm", "protocol")},
@@ -178,9 +189,23 @@ class ServedModel:
                 for r in graph.relations.values()
             ],
             "weights_adjustable": self.weights_adjustable,
+            "weight_unit": unit and unit.name,
+            "weight_meaning": unit and unit.meaning,
+            "attributes": self.attributes.names,
+            "example": self._describe_example(),
             "filters": self.filters.relations,
             "columns": self.filters.columns,
         }
+
+    def named(self, row: int, with_attributes: bool = True) -> JsonObject:
+        """Id, title and short attributes of an item; without attributes these are empty."""
+        return {**self.catalogue.named(row), "attributes": self.attributes.of(row) if with_attributes else {}}
+
+    def _describe_example(self) -> JsonObject | None:
+        if self.example is None:
+            return None
+        user, items = self.example
+        return {"user": self.catalogue.user_ids[user], "items": [self.catalogue.named(row) for row in items]}
 
     # scores
 

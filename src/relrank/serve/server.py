@@ -9,6 +9,7 @@ progress finish on the old run, and a run that cannot be loaded leaves the old o
 
 from __future__ import annotations
 
+import errno
 import socket
 import sys
 from contextlib import suppress
@@ -105,17 +106,18 @@ def _listen(host: str, port: int) -> socket.socket:
             raise
         return listener
     except (OSError, OverflowError) as error:
+        is_taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
         raise InputError(
             "address cannot be used",
             where=f"{host}, port {port}",
-            expected="a free port of this machine",
-            found=str(error),
+            expected="a free port of this machine: another --port, or --port 0 for any that is free",
+            found="another program that listens there" if is_taken else str(error),
         ) from None
 
 
 def _address(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
-    return f"serving on http://{f'[{host}]' if ':' in host else host}:{port}"
+    return f"serving on http://{f'[{host}]' if ':' in host else host}:{port} (the API at /docs); Ctrl-C ends it"
 
 
 def _is_loopback(host: str) -> bool:

@@ -106,6 +106,7 @@ class Service:
         weights: Mapping[str, float] | None = None,
         skip_unknown: bool = False,
         run: str | None = None,
+        attributes: bool = True,
     ) -> JsonObject:
         """A page of recommendations for a known user, a history, or a user with the items of a session.
 
@@ -123,6 +124,7 @@ class Service:
             weights: relation weights that differ from the fitted ones.
             skip_unknown: leave out unknown items and list them in the answer, instead of raising an error.
             run: name of the run.
+            attributes: whether items have their attributes.
 
         Raises:
             RequestError: an id or a name is unknown, or a limit is exceeded.
@@ -146,25 +148,25 @@ class Service:
             "missing_relations": served.user_relations_read if row is None else [],
             "unknown_items": unknown,
             "items": [
-                {**served.catalogue.named(item), "score": score, "place": rank}
+                {**served.named(item, attributes), "score": score, "place": rank}
                 for rank, (item, score) in enumerate(pairs, offset + 1)
             ],
         }
 
-    def similar(self, item: Id, k: int = 10, run: str | None = None) -> JsonObject:
+    def similar(self, item: Id, k: int = 10, run: str | None = None, attributes: bool = True) -> JsonObject:
         """The items most similar to one, itself left out; see ``ServedModel.similar``.
 
         Raises:
             RequestError: the item or the run is unknown, or k is out of bounds.
         """
         served = self._limited(run, "k", k, self.limits.k)
-        named, row = served.catalogue.named, served.catalogue.item_row(item)
+        row = served.catalogue.item_row(item)
         items, scores = served.similar(row, k)
         pairs = zip(items.tolist(), scores.tolist(), strict=True)
         return {
             "run": served.name,
-            **named(row),
-            "items": [{**named(other), "score": score} for other, score in pairs],
+            **served.catalogue.named(row),
+            "items": [{**served.named(other, attributes), "score": score} for other, score in pairs],
         }
 
     def explain(
@@ -206,14 +208,15 @@ class Service:
         explanation["fallback"] = POPULARITY if explanation["fallback"] else None
         return {"run": served.name, "unknown_items": unknown, **explanation}
 
-    def items(self, text: str = "", limit: int = 10, run: str | None = None) -> JsonObject:
+    def items(self, text: str = "", limit: int = 10, run: str | None = None, attributes: bool = True) -> JsonObject:
         """Items by title; see ``Catalogue.search_items``.
 
         Raises:
             RequestError: the run is unknown, or the limit is out of bounds.
         """
-        catalogue = self._limited(run, "limit", limit, self.limits.k).catalogue
-        return {"items": [catalogue.named(row) for row in catalogue.search_items(text, limit)]}
+        served = self._limited(run, "limit", limit, self.limits.k)
+        rows = served.catalogue.search_items(text, limit)
+        return {"items": [served.named(row, attributes) for row in rows]}
 
     def users(self, prefix: str = "", limit: int = 10, run: str | None = None) -> JsonObject:
         """Users by the beginning of their id.
@@ -233,7 +236,7 @@ class Service:
         found = self._limited(run, "limit", limit, self.limits.k).search_values(relation, text, limit)
         return {"relation": relation, "values": [{"value": value, "items": items} for value, items in found]}
 
-    def history(self, user: Id, run: str | None = None) -> JsonObject:
+    def history(self, user: Id, run: str | None = None, attributes: bool = True) -> JsonObject:
         """The items of a user's interactions, each with its part of the split.
 
         Raises:
@@ -241,7 +244,7 @@ class Service:
         """
         served = self.served(run)
         row = served.catalogue.user_row(user)
-        items = [{**served.catalogue.named(item), "part": part} for part, item in served.run.history_by_part(row)]
+        items = [{**served.named(item, attributes), "part": part} for part, item in served.run.history_by_part(row)]
         return {"user": served.catalogue.user_ids[row], "items": items}
 
     def _candidate_mask(

@@ -47,6 +47,8 @@ class SplitContext:
         extra_columns_hash: hash of the three above; part of a cell's key.
         refit: whether the final fit trains on the validation rows, too, as where a published split has none.
         interactions: weights of training rows.
+        final_graph: the graph of the final fit if side data have times, with what was known before the test rows;
+            ``graph`` ends before the validation rows. None if the two have the same relations.
     """
 
     seed: int
@@ -58,11 +60,17 @@ class SplitContext:
     extra_columns_hash: str = ""
     refit: bool = False
     interactions: InteractionWeights = field(default_factory=InteractionWeights)
+    final_graph: Graph | None = None
 
     @property
     def final(self) -> Split:
         """The split of the final fit and of the evaluation on test."""
         return self.split.refit() if self.refit else self.split
+
+    @property
+    def graph_at_test(self) -> Graph:
+        """The graph of the final fit, with every relation."""
+        return self.graph if self.final_graph is None else self.final_graph
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +124,11 @@ class Cell:
     @property
     def graph(self) -> Graph:
         """What the model is fitted on: the arm's relations, and features only if the model reads them."""
-        graph = self.effective_arm.graph(self.split_context.graph, self.split_context.seed)
+        return self.arm_graph(self.split_context.graph)
+
+    def arm_graph(self, graph: Graph) -> Graph:
+        """The part of a graph with all relations that the model is fitted on."""
+        graph = self.effective_arm.graph(graph, self.split_context.seed)
         return graph if self.uses_features else replace(graph, features={})
 
     @cached_property
@@ -220,7 +232,18 @@ class Cell:
             "ks": list(self.study.ks),
             "beside": self.split_context.extra_columns_hash,
             "refit": self.split_context.refit,
+            **({"final": self._final_hashes(trained)} if self.split_context.final_graph is not None else {}),
             "seed": self.split_context.seed,
+        }
+
+    def _final_hashes(self, with_nodes: bool) -> dict[str, Any]:
+        """What the graph of the final fit adds to the identity."""
+        graph = self.split_context.final_graph
+        assert graph is not None
+        return {
+            "edges": {name: edges_sha(graph, name) for name in sorted(self.effective_arm.relations)},
+            "features": {n: f.sha256()[:16] for n, f in graph.features.items() if self.uses_features},
+            "nodes": [[t, len(ids)] for t, ids in graph.nodes.items()] if with_nodes else [],
         }
 
     @property

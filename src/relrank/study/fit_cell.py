@@ -79,7 +79,9 @@ def _left(seconds: float) -> str:
 
 
 def refit_graph(cell: Cell, graph: Graph) -> Graph:
-    """The graph with validation rows among its interactions."""
+    """A cell's graph for the final fit: with validation rows among its interactions, and side data until the test."""
+    if cell.split_context.final_graph is not None:
+        return cell.arm_graph(cell.split_context.final_graph)
     split = cell.split_context.final
     edges = build_interactions(graph.user, graph.item, split.train, cell.split_context.interactions)
     places = history_positions(split.train) if split.ordered else None
@@ -94,13 +96,13 @@ def refit_cell(
     folder: Path,
     on_status: StatusCallback,
     group: ProcessGroup = SINGLE_PROCESS,
-) -> tuple[Recommender, Graph]:
-    """Refit on training and validation rows; a trained model for its best number of epochs on validation."""
-    graph, train = refit_graph(cell, graph), None
+) -> Recommender:
+    """Refit on the graph of the final fit (``refit_graph``); a trained model for its best number of epochs."""
+    train = None
     if history is not None:
         train = cell.initial_config()[1]
         best = history.filter(pl.col("metric") == pl.col("metric").max())["epoch"][0]
         # a learning-rate schedule depends on the number of epochs, which therefore stays
         epochs = best if train.decay == "none" else train.epochs
         train = replace(train, epochs=epochs, every=epochs, patience=0)
-    return fit_cell(cell, graph, config, folder, on_status, train, group=group)[0], graph
+    return fit_cell(cell, graph, config, folder, on_status, train, group=group)[0]

@@ -67,7 +67,7 @@ def fit_run(
         split, metadata = cell.split_context.final, run_metadata(cell, tuned.config, tuned.valid_metric, leaks)
         if not group.first:
             return FittedRun(tuned.model, tuned.graph, split, item_titles(tables, split), metadata)
-        run = save_run(tuned.model, tuned.graph, split, tables, metadata, folder, cell.split_context.graph)
+        run = save_run(tuned.model, tuned.graph, split, tables, metadata, folder, cell.split_context.graph_at_test)
         locks[0].delete_on_exit = True
     return run
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -11,7 +12,7 @@ import polars as pl
 from relrank.errors import InputError, did_you_mean, one_of
 from relrank.graph.audit import find_popularity_leaks, find_split_row_leaks, find_transition_overlap
 from relrank.graph.audit_side_data import find_side_data_leaks
-from relrank.graph.construction.build_graph import build_graph
+from relrank.graph.construction.build_graph import build_graph, side_tables
 from relrank.graph.construction.context import Progress, silent
 from relrank.graph.construction.feature_builder import columns_of
 from relrank.graph.graph import Graph
@@ -92,19 +93,31 @@ def prepare(config: StudyConfig, base: Path | str, is_smoke: bool = False, progr
         tables, protocol = few_users(tables, protocol)
     user_groups = _group_columns(tables, tables.user, config.study.user_groups)
     item_groups = _group_columns(tables, tables.item, config.study.item_groups)
+    timed = protocol.split != "cold-items" and _has_timed_side_data(config, tables)
     split_contexts = []
     for seed in config.study.seeds:
         split = make_split(tables, protocol, seed)
         if not len(split.valid):
             raise _no_validation_rows(split, protocol)
-        graph = build_graph(tables, split, config.relations, config.features, config.interactions, progress)
+        graph_of = partial(build_graph, tables, relations=config.relations, features=config.features)
+        graph_of = partial(graph_of, interactions=config.interactions, progress=progress)
+        graph = graph_of(split)
         attributes = attributes_of(graph, config.study.attribute, "[study] attribute")
         extra = [b"" if f is None else f.write_csv().encode() for f in (user_groups, item_groups)]
         extra += [edges_sha(graph, config.study.attribute).encode()] if config.study.attribute else []
-        extra_hash, refit = hashlib.sha256(b"|".join(extra)).hexdigest()[:16], protocol.split == "given"
+        extra_hash, refit = hashlib.sha256(b"|".join(extra)).hexdigest()[:16], timed or protocol.split == "given"
         split_contexts.append(
             SplitContext(
-                seed, split, graph, user_groups, item_groups, attributes, extra_hash, refit, config.interactions
+                seed,
+                split,
+                graph,
+                user_groups,
+                item_groups,
+                attributes,
+                extra_hash,
+                refit,
+                config.interactions,
+                graph_of(split.refit()) if timed else None,
             )
         )
     found = findings(config, tables, split_contexts[0].split, split_contexts[0].graph)
@@ -113,6 +126,13 @@ def prepare(config: StudyConfig, base: Path | str, is_smoke: bool = False, progr
         message = f"{len(split_contexts)} seeds give one and the same split: they vary the models' start only"
         found.append(Finding("warning", "seeds of the split", message, len(split_contexts)))
     return StudyData(tables, tuple(split_contexts), tuple(found), is_smoke)
+
+
+def _has_timed_side_data(config: StudyConfig, tables: Tables) -> bool:
+    """Whether links or texts that the study uses have times, so that more of them is known at test than before."""
+    used = side_tables(config.relations, config.features)
+    texts = TEXTS in used and tables.texts is not None and "time" in tables.texts.frame.columns
+    return texts or any(link.time is not None for name, link in tables.links.items() if name in used)
 
 
 def _no_validation_rows(split: Split, protocol: ProtocolConfig) -> InputError:

@@ -32,7 +32,7 @@ from relrank.study.cell_store import (
     load_cell,
 )
 from relrank.study.coordinate_search import value_of
-from relrank.study.fit_cell import fit_cell, refit_cell
+from relrank.study.fit_cell import fit_cell, refit_cell, refit_graph
 from relrank.study.tune_cell import TrialCache, free_parameters, tune_and_fit, values_on_grid
 
 LEARNED_VALUES = {
@@ -139,21 +139,22 @@ def fixed_setting_effects(
         else:
             arm = all_without(cell.arm.relations, name, chains)
             without = replace(cell, arm=arm, warm_starts=(), prerequisites=())
-            model = _fit_for_test(cell, without.graph, _shared_config(without, chosen), checkpoints, on_status)
+            model = _fit_for_test(cell, without, _shared_config(without, chosen), checkpoints, on_status)
         columns[name] = user_metric(model, cell.split_context.final, cell.study.metric, "test")
     return FixedSettingEffects(
         users.select("user").with_columns(**{n: pl.Series(v) for n, v in columns.items()}), frozenset(unused)
     )
 
 
-def _fit_for_test(cell: Cell, graph: Graph, config: Any, folder: Path, on_status: StatusCallback) -> Recommender:
-    """The cell's model on another graph, refitted with validation rows where the split context says so."""
+def _fit_for_test(cell: Cell, other: Cell, config: Any, folder: Path, on_status: StatusCallback) -> Recommender:
+    """The cell's model on another cell's graph, refitted with validation rows where the split context says so."""
+    graph = other.graph
     if not cell.split_context.refit:
         return fit_cell(cell, graph, config, folder, on_status)[0]
     history = None
     if issubclass(MODELS[cell.model.kind], Trained):
         history = fit_cell(cell, graph, config, folder / "final", on_status)[1]
-    return refit_cell(cell, graph, config, history, folder / "refit", on_status)[0]
+    return refit_cell(cell, refit_graph(other, graph), config, history, folder / "refit", on_status)
 
 
 def _shared_config(cell: Cell, chosen: Mapping[str, Any]) -> Any:

@@ -22,7 +22,7 @@ from relrank.parallel.process_group import SINGLE_PROCESS, ProcessGroup
 from relrank.study.arms import with_chain
 from relrank.study.cell import Cell, StatusCallback, edges_sha
 from relrank.study.coordinate_search import SearchResult, Trial, coordinate_search, value_of
-from relrank.study.fit_cell import fit_cell, refit_cell
+from relrank.study.fit_cell import fit_cell, refit_cell, refit_graph
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,7 +142,8 @@ def tune_and_fit(
     valid = group.broadcast_from_rank0(lambda: mean_metric(model, cell.split_context.split, cell.study.metric))
     if cell.split_context.refit:
         del model  # one model in memory at a time
-        model, graph = refit_cell(cell, graph, config, history, folder / "refit", on_status, group)
+        graph = refit_graph(cell, graph)
+        model = refit_cell(cell, graph, config, history, folder / "refit", on_status, group)
     seconds = {"tune": tuning_seconds, "fit": time.perf_counter() - began}
     chosen = search.chosen if search.trials else None
     return TunedModel(model, graph, config, valid, search.trials, chosen, search.converged, history, seconds)

@@ -72,7 +72,7 @@ def _save_best_cell(config: StudyConfig, material: StudyData, out: Path, on_stat
     if winner is None:
         _fit_winner(cell, result, material, out, on_status, leaks)
         winner = load_run(folder)
-    winner = refresh_run(winner, material.tables, cell.split_context.graph, folder, leaks)
+    winner = refresh_run(winner, material.tables, cell.split_context.graph_at_test, folder, leaks)
     for cell_folder in (out / "cells").iterdir():
         if cell_folder.is_dir():  # a killed engine may leave a file
             (cell_folder / WEIGHTS).unlink(missing_ok=True)
@@ -127,8 +127,11 @@ def _fit_winner(
     else:
         model, history = fit_cell(cell, graph, chosen, checkpoints / "final", on_status, full_graph=cell.full_graph)
         if cell.split_context.refit:
-            model, graph = refit_cell(cell, graph, chosen, history, checkpoints / "refit", on_status)
+            graph = refit_graph(cell, graph)
+            model = refit_cell(cell, graph, chosen, history, checkpoints / "refit", on_status)
     metadata = run_metadata(cell, chosen, result.valid_metric, leaks)
     split_context = cell.split_context
-    save_run(model, graph, split_context.final, material.tables, metadata, out / "winner", split_context.graph)
+    save_run(
+        model, graph, split_context.final, material.tables, metadata, out / "winner", split_context.graph_at_test
+    )
     shutil.rmtree(out / "winner.checkpoints", ignore_errors=True)

@@ -202,6 +202,7 @@ def make_split(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
         new_items_only=new_items_only,
         unseen=len(unseen),
         train_until=train_until,
+        valid_until=None if protocol.valid_cut is None else protocol.moment("cut", tables),
         random=protocol.draws_test,
         repeats=repeats,
     )

@@ -98,6 +98,7 @@ class Split:
         unseen: number of items without interactions, the last rows of the catalogue. They are no candidates in the
             evaluation; a fitted model may recommend them.
         train_until: the end of training in a temporal split, or None.
+        valid_until: the end of validation in a temporal split with a cut before it, or None.
         repeats: training rows and the repeats that are counted with them, each user's in time order; None if every
             (user, item) occurs once.
         random: whether each user's held-out rows, or the held-out items, were drawn at random.
@@ -116,6 +117,7 @@ class Split:
     new_items_only: bool = False
     unseen: int = 0
     train_until: int | None = None
+    valid_until: int | None = None
     random: bool = False
     repeats: Interactions | None = None
 
@@ -161,6 +163,7 @@ class Split:
             train=with_valid(self.train),
             valid=self.valid.take(np.zeros(0, np.int64)),
             ordered=self.ordered_with_valid,
+            train_until=self.train_until if self.valid_until is None else self.valid_until,
             repeats=None if self.repeats is None else with_valid(self.repeats),
         )
 

@@ -95,7 +95,7 @@ def build_graph(
     """
     features = features or {}
     _check_two_types(tables)
-    tables, cut = cut_tables(tables, split, _side_tables(relations, features))
+    tables, cut = cut_tables(tables, split, side_tables(relations, features))
     unresolved = {}
     for name, config in relations.items():
         builder = RelationBuilder(name, tables, split, progress=progress, title=config.title)
@@ -144,7 +144,7 @@ def _count_unreached(
         builder.count(f"{end} nodes without an edge, of {n:,}", (relation.degrees(end, n) == 0).sum())
 
 
-def _side_tables(relations: Mapping[str, RelationConfig], features: Mapping[str, FeatureConfig]) -> set[str]:
+def side_tables(relations: Mapping[str, RelationConfig], features: Mapping[str, FeatureConfig]) -> set[str]:
     """The link tables in use, and ``TEXTS`` if texts are."""
     of_texts = any(
         isinstance(c, TextNodes) or (isinstance(c, TextSimilarity | TextFeature) and c.texts is not None)

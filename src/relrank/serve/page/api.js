@@ -18,20 +18,27 @@ export async function ask(path, { query = {}, body = null, signal = null } = {})
   for (const [key, value] of Object.entries(query)) {
     for (const one of [value].flat()) if (one !== null && one !== undefined) address.searchParams.append(key, one);
   }
+  return read(await reply(address, { method: body ? "POST" : "GET", body: body && JSON.stringify(body), signal }));
+}
+
+/** The Response to a request with this text as its body; a 401 asks for the token. Throws as `ask`. */
+export async function reply(address, { method, body, signal = null }) {
   for (let tries = 0; ; tries += 1) {
     const token = sessionStorage.getItem(KEY);
-    const answer = await send(address, body, token, signal);
-    if (answer.status === 401 && tries < 5 && (await newToken(token))) continue;
-    return read(answer);
+    const answer = await send(address, method, body, token, signal);
+    if (answer.status !== 401 || tries >= 5 || !(await newToken(token))) return answer;
   }
 }
 
-async function send(address, body, token, signal) {
+/** Whether requests have a token. */
+export const hasToken = () => sessionStorage.getItem(KEY) !== null;
+
+async function send(address, method, body, token, signal) {
   const headers = { accept: "application/json" };
   if (token) headers.authorization = `Bearer ${token}`;
-  if (body) headers["content-type"] = "application/json";
+  if (body !== null) headers["content-type"] = "application/json";
   try {
-    return await fetch(address, { method: body ? "POST" : "GET", headers, signal, body: body && JSON.stringify(body) });
+    return await fetch(address, { method, headers, signal, body });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new RequestFailed(0, { message: "no answer from the server", where: address.origin, expected: "one that runs" });

@@ -7,10 +7,10 @@ const WAIT = 140; // milliseconds after the last key press before a search
 /**
  * Add type-ahead to a field.
  *
- * `find(text, signal)` returns a promise of entries; `show(entry)` the text of an entry; `pick(entry)` is called with the selected one;
+ * `find(text, signal)` returns a promise of entries; `show(entry)` the text of an entry; `more(entry)`, if given, an element behind it; `pick(entry)` is called with the selected one;
  * `plain(text)`, if given, with the typed text when Enter is pressed without a selection; `back()` on Backspace in an empty field.
  */
-export function combobox(field, { find, show, pick, plain = null, back = null, tell }) {
+export function combobox(field, { find, show, more = null, pick, plain = null, back = null, tell }) {
   const list = byId(field.getAttribute("aria-controls"));
   let entries = [];
   let active = -1;
@@ -55,6 +55,7 @@ export function combobox(field, { find, show, pick, plain = null, back = null, t
         "li",
         { role: "option", id: `${list.id}-${place}`, "aria-selected": "false", onclick: () => choose(place) },
         ...marked(show(entry), text),
+        more?.(entry),
       ),
     );
     const notice = problem ? `No search: ${problem.message}` : entries.length ? null : "Nothing found";

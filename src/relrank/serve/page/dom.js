@@ -23,6 +23,16 @@ export const plural = (n, one) => `${count(n)} ${one}${n === 1 ? "" : "s"}`;
 /** The title of an item, or its id without one. */
 export const titleOf = (item) => item.title ?? String(item.item);
 
+/** The attributes of an item in one line, or null: name and values, with the values of each joined. */
+export function traits({ attributes }) {
+  const entries = Object.entries(attributes ?? {});
+  if (!entries.length) return null;
+  const shown = entries.map(([name, values]) => el("span", { class: "trait", title: name }, el("span", { class: "key" }, `${name.replaceAll("_", " ")} `), values.map(text).join(", ")));
+  return el("span", { class: "traits" }, shown);
+}
+
+const text = (value) => (typeof value === "number" && !Number.isInteger(value) ? number(value) : String(value));
+
 /** The parts of a text, with <mark> around the searched one. */
 export function marked(text, searched) {
   const at = searched ? text.toLowerCase().indexOf(searched.toLowerCase()) : -1;

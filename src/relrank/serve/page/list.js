@@ -1,6 +1,6 @@
 // A list of recommendations whose rows keep their identity while they move; each row has its reasons.
 
-import { count, el, number, plural, titleOf } from "./dom.js";
+import { count, el, number, plural, titleOf, traits } from "./dom.js";
 
 const NODES = 12; // maximum number of named nodes of a reason
 let serial = 0; // number of rows so far, for ids
@@ -109,6 +109,7 @@ export class List {
       { class: "row", "data-item": item.item },
       place,
       el("p", { class: "name" }, name),
+      traits(item),
       el("div", { class: "about" }, el("span", { class: "measure" }, el("span", { class: "bar", "aria-hidden": "true" }, bar), score), why, marks),
       add,
       reasons,

@@ -2,7 +2,7 @@
 
 import { ask } from "./api.js";
 import { combobox } from "./combobox.js";
-import { byId, chips, count, later, number, plural, titleOf, el } from "./dom.js";
+import { byId, chips, count, el, later, plural, titleOf, traits } from "./dom.js";
 import { List, problem } from "./list.js";
 import { blank, named, read, write } from "./state.js";
 import { drawSliders } from "./weights.js";
@@ -10,7 +10,8 @@ import { drawSliders } from "./weights.js";
 const PAGE = 10; // items per page
 const DEPTH = 50; // ranks under the fitted weights that are loaded for comparison
 const FITTED = "as fitted"; // second list: the first one under its fitted weights
-const STILL = "Move one, and the model is solved anew: the list follows.";
+const STILL = "Move a slider, and the list follows.";
+const FOUND = 8; // entries of a search
 const TITLES = "relrank titles"; // of the history's items, kept for a reload
 
 let state = blank();
@@ -38,6 +39,20 @@ function remember(item) {
   if (item.title === null || item.title === undefined) return;
   titles.set(String(item.item), item.title);
   sessionStorage.setItem(TITLES, JSON.stringify([...titles].slice(-500)));
+}
+
+const exampleOf = (name) => runOf(name)?.example?.items ?? [];
+const isExample = () => state.mode === "history" && state.history.length > 0 && String(state.history) === String(exampleOf(state.run).map((one) => one.item));
+
+/** Take the history of the example into the state. */
+function takeExample() {
+  exampleOf(state.run).forEach(remember);
+  Object.assign(state, { mode: "history", user: null, history: exampleOf(state.run).map((one) => String(one.item)) });
+}
+
+function showExample() {
+  takeExample();
+  go();
 }
 
 /* requests */
@@ -77,7 +92,7 @@ async function refresh() {
   if (!named(state)) return empty();
   const results = byId("results");
   results.classList.add("busy");
-  if (moved()) byId("moved").textContent = "The model is solved anew under these weights…", tell(byId("moved").textContent);
+  if (moved()) byId("moved").textContent = "Computing the list under these weights…", tell(byId("moved").textContent);
   for (const one of lists) one.list.busy(true);
   const shown = Math.max(PAGE, lists[0].items.length);
   const bare = { name: state.run, weights: null };
@@ -170,7 +185,8 @@ function head({ list, name }, at) {
   const whom = state.mode === "user" ? `user ${state.user}` : "this history";
   const noun = nounOf(name);
   list.title.data = lists.length > 1 ? name : named(state) ? `${noun[0].toUpperCase()}${noun.slice(1)}s for ${whom}` : "Nobody yet";
-  list.kind.textContent = at === 0 && moved() ? "weights moved" : at === 1 && state.compareWith === FITTED ? "as fitted" : "";
+  const kinds = [isExample() && lists.length === 1 && "an example", at === 0 && moved() && "weights moved", at === 1 && state.compareWith === FITTED && "as fitted"];
+  list.kind.textContent = kinds.filter(Boolean).join(", ");
 }
 
 function movesOf(items) {
@@ -188,7 +204,9 @@ async function empty() {
   lists.forEach((one, at) => (one.list.busy(false), head(one, at)));
   tell("");
   if (state.mode === "history") {
-    return list.none(`Search for a ${nounOf(name)} or two that somebody chose. Recommendations appear here.`);
+    list.none(`Search for a ${nounOf(name)} or two that somebody chose. Recommendations appear here.`);
+    if (exampleOf(name).length) list.foot.append(el("button", { type: "button", class: "quiet", onclick: showExample }, "Show an example"));
+    return;
   }
   list.none("Name a user. Recommendations appear here.");
   const { users } = await ask("users", { query: { q: "", limit: 3, run: name } }).catch(() => ({ users: [] }));
@@ -199,7 +217,7 @@ async function empty() {
 
 /** Set the controls from the state. */
 function controls() {
-  const { relations, filters, weights_adjustable: adjustable, ...about } = run();
+  const { relations, filters, weights_adjustable: adjustable, weight_unit: unit, weight_meaning: meaning, ...about } = run();
   const facts = [about.model, about.arm, about.protocol, plural(about.n_users, about.user), plural(about.n_items, about.item)];
   byId("run").value = state.run;
   byId("about").textContent = facts.filter(Boolean).join(" · ");
@@ -217,13 +235,17 @@ function controls() {
   byId("compare-with").replaceChildren(...others.map(([value, text]) => el("option", { value }, text)));
   byId("compare-with").value = state.compareWith;
   byId("weights").hidden = !adjustable;
-  if (adjustable) drawSliders(byId("sliders"), relations, state.weights, weigh);
+  if (adjustable) drawSliders(byId("sliders"), relations, state.weights, unit, weigh);
+  byId("unit").textContent = adjustable ? `× 1 is the fitted weight, × 2 twice that; the unit is ${unit}. ${meaning}` : "";
   byId("reset").disabled = !moved();
 }
 
 const historyChips = () => {
   chips(byId("history"), state.history.map((item) => titles.get(item) ?? item), dropItem, byId("title"));
   byId("clear").hidden = state.mode !== "history" || state.history.length < 2;
+  byId("clear").textContent = isExample() ? "Clear the example" : "Remove all";
+  byId("example").hidden = !isExample();
+  byId("example").textContent = `An example: ${plural(state.history.length, nounOf(state.run))} that one ${run().user} chose.`;
 };
 const filterChips = () => chips(byId("with"), state.with.map((one) => `${one.relation}: ${one.value}`), dropFilter, byId("value"));
 
@@ -303,7 +325,7 @@ async function showChosen() {
     items.forEach(remember);
     box.querySelector("summary").textContent = `What they chose (${count(items.length)})`;
     box.querySelector("ul").replaceChildren(
-      ...items.map((item) => el("li", {}, el("span", {}, titleOf(item)), item.part !== "train" && el("span", { class: "tag" }, item.part))),
+      ...items.map((item) => el("li", {}, el("span", {}, titleOf(item)), traits(item), item.part !== "train" && el("span", { class: "tag" }, item.part))),
     );
     box.querySelector("button").onclick = () => {
       Object.assign(state, { mode: "history", history: [...new Set(items.map((item) => String(item.item)))] });
@@ -327,6 +349,7 @@ function go({ push = true } = {}) {
 function follow() {
   const wanted = read(location.hash);
   state = { ...wanted, run: runOf(wanted.run) ? wanted.run : runs[0].name };
+  if (!location.hash) takeExample();
   if (state.compareWith !== FITTED && !runOf(state.compareWith)) state.compareWith = "";
   if (!run().weights_adjustable) state.weights = {};
   go({ push: false });
@@ -334,14 +357,18 @@ function follow() {
 
 function wire() {
   combobox(byId("title"), {
-    find: async (q, signal) => (await ask("items", { query: { q, limit: 8, run: state.run }, signal })).items.filter((item) => !state.history.includes(String(item.item))),
+    find: async (q, signal) => {
+      const { items } = await ask("items", { query: { q, limit: Math.min(FOUND + state.history.length, 1000), run: state.run }, signal });
+      return items.filter((item) => !state.history.includes(String(item.item))).slice(0, FOUND);
+    },
     show: titleOf,
+    more: traits,
     pick: add,
     back: () => byId("history").querySelector("li:last-child button")?.focus(),
     tell,
   });
   combobox(byId("user"), {
-    find: async (q, signal) => (await ask("users", { query: { q, limit: 8, run: state.run }, signal })).users,
+    find: async (q, signal) => (await ask("users", { query: { q, limit: FOUND, run: state.run }, signal })).users,
     show: String,
     pick: chooseUser,
     plain: chooseUser,
@@ -349,14 +376,16 @@ function wire() {
   });
   const filter = (value) => ((byId("value").value = ""), only(byId("relation").value, value));
   combobox(byId("value"), {
-    find: async (q, signal) => (await ask(`values/${encodeURIComponent(byId("relation").value)}`, { query: { q, limit: 8, run: state.run }, signal })).values,
+    find: async (q, signal) => (await ask(`values/${encodeURIComponent(byId("relation").value)}`, { query: { q, limit: FOUND, run: state.run }, signal })).values,
     show: (one) => `${one.value} (${count(one.items)})`,
     pick: (one) => filter(String(one.value)),
     plain: filter,
     tell,
   });
   byId("run").addEventListener("change", (event) => {
+    const follows = isExample();
     Object.assign(state, { run: event.target.value, weights: {}, compareWith: state.compareWith === event.target.value ? "" : state.compareWith });
+    if (follows && exampleOf(state.run).length) takeExample();
     if (state.compareWith === FITTED && !run().weights_adjustable) state.compareWith = "";
     go();
   });
@@ -391,7 +420,7 @@ function wire() {
   });
   byId("reset").addEventListener("click", () => {
     state.weights = {};
-    drawSliders(byId("sliders"), run().relations, state.weights, weigh);
+    drawSliders(byId("sliders"), run().relations, state.weights, run().weight_unit, weigh);
     byId("reset").disabled = true;
     keep(false);
     refresh();

@@ -1,12 +1,11 @@
-"""/health, /metrics and /docs: the server itself."""
+"""/health and /metrics: the server itself."""
 
 import time
 
 from fastapi import FastAPI, Response
-from fastapi.responses import HTMLResponse, PlainTextResponse
+from fastapi.responses import PlainTextResponse
 
 from relrank.serve import schemas
-from relrank.serve.docs import docs_page
 from relrank.serve.responder import Responder
 from relrank.serve.responses import json_response
 
@@ -33,8 +32,3 @@ def add_status_routes(app: FastAPI, responder: Responder) -> None:
     async def metrics() -> Response:
         """Counters and latencies for Prometheus."""
         return Response(responder.metrics.text(), media_type=PROMETHEUS_TEXT)
-
-    @app.get("/docs", response_class=HTMLResponse)
-    async def docs() -> Response:
-        """This description as a page."""
-        return HTMLResponse(docs_page(app.openapi()))

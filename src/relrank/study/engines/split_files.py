@@ -19,6 +19,7 @@ import polars as pl
 
 from relrank.graph.bundle import load_graph, save_graph
 from relrank.graph.construction.relation_config import InteractionWeights
+from relrank.graph.graph import Graph
 from relrank.kernels.csr import Csr
 from relrank.study.arms import Arm
 from relrank.study.cell import Cell, SplitContext
@@ -31,7 +32,8 @@ _COLUMNS = ("user", "item", "rating", "time", "count")
 _ROWS = ("indptr", "indices", "data")
 _FLAGS = ("ordered", "successive", "new_items_only", "unseen")
 _GROUPS = ("user_groups", "item_groups")
-_GRAPH = "graph/"
+_GRAPHS = {"graph": "graph/", "final_graph": "final_graph/"}
+"""Attributes of a split context that are graphs, and the folders of their files."""
 
 
 def pack(split_context: SplitContext) -> dict[str, bytes]:
@@ -66,9 +68,11 @@ def pack(split_context: SplitContext) -> dict[str, bytes]:
             buffer = io.BytesIO()
             groups.write_parquet(buffer)
             files[f"{name}.parquet"] = buffer.getvalue()
-    with tempfile.TemporaryDirectory() as folder:
-        save_graph(split_context.graph, Path(folder) / "graph")
-        files |= {_GRAPH + file.name: file.read_bytes() for file in (Path(folder) / "graph").iterdir()}
+    for name, prefix in _GRAPHS.items():
+        if (graph := getattr(split_context, name)) is not None:
+            with tempfile.TemporaryDirectory() as folder:
+                save_graph(graph, Path(folder) / name)
+                files |= {prefix + file.name: file.read_bytes() for file in (Path(folder) / name).iterdir()}
     return files
 
 
@@ -76,11 +80,8 @@ def unpack(files: Mapping[str, bytes]) -> SplitContext:
     """The split context that was packed, bit for bit."""
     from safetensors.numpy import load
 
-    with tempfile.TemporaryDirectory() as folder:
-        for name, content in files.items():
-            if name.startswith(_GRAPH):
-                (Path(folder) / name.removeprefix(_GRAPH)).write_bytes(content)
-        graph = load_graph(Path(folder))
+    graph, final_graph = (_unpack_graph(files, prefix) for prefix in _GRAPHS.values())
+    assert graph is not None
     arrays, metadata = load(files["rows.safetensors"]), json.loads(files["split.json"])
     train, valid, test, *repeats = (
         Interactions(**{c: arrays.get(f"{part}.{c}") for c in _COLUMNS}, ticks=metadata["ticks"])  # type: ignore[arg-type]
@@ -116,7 +117,18 @@ def unpack(files: Mapping[str, bytes]) -> SplitContext:
         metadata["extra_columns_hash"],
         metadata["refit"],
         interactions,
+        final_graph,
     )
+
+
+def _unpack_graph(files: Mapping[str, bytes], prefix: str) -> Graph | None:
+    content = {name.removeprefix(prefix): data for name, data in files.items() if name.startswith(prefix)}
+    if not content:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        for name, data in content.items():
+            (Path(folder) / name).write_bytes(data)
+        return load_graph(Path(folder))
 
 
 def pack_cell(cell: Cell) -> dict[str, Any]:

@@ -1,0 +1,129 @@
+"""Side data with times: settings are chosen on what was known before the validation rows, and tested on what was
+known before the test rows. Otherwise a fresh click would be known at validation, and never at test."""
+
+import numpy as np
+import polars as pl
+import pytest
+from studies import open_study
+
+from relrank.study.engines.split_files import pack, unpack
+from relrank.study.grid import grid
+from relrank.study.run import run_study
+from relrank.study.winner import save_winner
+
+TEXT = """name = "clicks"
+[data]
+path = "."
+user = "user"
+item = "item"
+[data.interactions]
+file = "orders.csv"
+user = "user"
+item = "item"
+time = "time"
+[data.links.clicked]
+file = "clicks.csv"
+source = "user"
+source_column = "user"
+target = "item"
+target_column = "item"
+time = "time"
+[protocol]
+split = "last-leave-one-out"
+[relations.clicks]
+kind = "link"
+table = "clicked"
+duplicates = "first"
+[[models]]
+name = "relational-ease"
+[study]
+trials = 30
+"""
+DAY = 86_400
+
+
+@pytest.fixture
+def shop(tmp_path):
+    """200 users order 6 of 80 items at random, a day apart, each an hour after a click on it and on another one."""
+    rng = np.random.default_rng(2)
+    orders, clicks = [], []
+    for user in range(200):
+        start = 1_600_000_000 + int(rng.integers(30 * DAY))
+        for n, item in enumerate(rng.choice(80, 6, replace=False)):
+            time = start + n * DAY
+            orders.append((user, int(item), time))
+            clicks += [(user, int(item), time - 3600), (user, int(rng.integers(80)), time - 1800)]
+    for name, rows in (("orders", orders), ("clicks", clicks)):
+        frame = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row")
+        frame.unique(["user", "item"], keep="first", maintain_order=True).write_csv(tmp_path / f"{name}.csv")
+    (tmp_path / "study.toml").write_text(TEXT)
+    return tmp_path
+
+
+def edges(graph, name):
+    relation = graph.interactions if name == "interactions" else graph.relations[name]
+    users, items = graph.nodes["user"].keys, graph.nodes["item"].keys
+    return set(zip(users.gather(relation.src), items.gather(relation.dst), strict=True))
+
+
+def rows(path, keep):
+    return {(user, item) for user, item, time in pl.read_csv(path).iter_rows() if keep(user, time)}
+
+
+def test_each_graph_ends_before_what_it_has_to_predict(shop):
+    _, material = open_study(shop / "study.toml")
+    (context,) = material.split_contexts
+    last = dict(pl.read_csv(shop / "orders.csv").group_by("user").agg(pl.col("time").max()).iter_rows())
+    for graph, end in ((context.graph, DAY), (context.final_graph, 0)):
+        assert edges(graph, "clicks") == rows(shop / "clicks.csv", lambda user, time: time < last[user] - end)  # noqa: B023
+        assert edges(graph, "interactions") == rows(shop / "orders.csv", lambda user, time: time < last[user] - end)  # noqa: B023
+    assert context.graph_at_test is context.final_graph
+
+
+def test_in_time_the_final_fit_ends_at_the_cut_of_the_test_rows(shop):
+    valid_cut, cut = 1_600_000_000 + 17 * DAY, 1_600_000_000 + 19 * DAY
+    text = TEXT.replace('"last-leave-one-out"', f'"temporal"\nvalid_cut = {valid_cut}\ncut = {cut}')
+    _, material = open_study(shop / "study.toml", text)
+    (context,) = material.split_contexts
+    users = set(context.graph.nodes["user"].keys)
+    items = set(context.graph.nodes["item"].keys)
+    for graph, end in ((context.graph, valid_cut), (context.final_graph, cut)):
+        found = rows(shop / "clicks.csv", lambda user, time: time < end)  # noqa: B023
+        assert edges(graph, "clicks") == {(user, item) for user, item in found if user in users and item in items}
+
+
+def test_clicks_before_an_order_help(shop):
+    """Fitted for the test without the clicks that came after the validation rows, they would seem to do harm."""
+    config, material = open_study(shop / "study.toml")
+    result = run_study(config, material, shop / "out")
+    alone = result.effects.row(by_predicate=pl.col("kind") == "alone", named=True)
+    assert alone["low"] > 0.2
+    (verdict,) = result.verdicts["verdict"]
+    assert verdict == "helps"
+    assert any("validation rows given back to training" in notice["message"] for notice in result.card["notices"])
+
+    winner = save_winner(config, material, shop / "out")
+    assert len(winner.split.valid) == 0
+    # the run that is served was fitted on all that was known before the test rows
+    (context,) = material.split_contexts
+    assert len(winner.split.train) == len(context.split.train) + len(context.split.valid)
+    assert edges(winner.graph, "clicks") == edges(context.final_graph, "clicks")
+
+
+def test_engines_pass_it_on(shop):
+    config, material = open_study(shop / "study.toml")
+    (context,) = material.split_contexts
+    again = unpack(pack(context))
+    assert edges(again.final_graph, "clicks") == edges(context.final_graph, "clicks")
+    keys = [cell.key() for cell in grid(config, material)]
+    passed_on = [cell.key() for cell in grid(config, type(material)(material.tables, (again,), ()))]
+    assert keys == passed_on
+
+
+def test_without_times_there_is_one_graph(shop):
+    text = TEXT.replace('target_column = "item"\ntime = "time"', 'target_column = "item"')
+    (shop / "study.toml").write_text(text)
+    _, material = open_study(shop / "study.toml")
+    (context,) = material.split_contexts
+    assert context.final_graph is None
+    assert not context.refit
