@@ -11,6 +11,7 @@ from studies import open_study
 
 from relrank.cli.live import LiveStudy
 from relrank.errors import InputError
+from relrank.report import write_report
 from relrank.study import provisional
 from relrank.study.budget import fast, thorough
 from relrank.study.callbacks import NullCallback
@@ -153,6 +154,20 @@ def test_a_file_gets_a_line_whenever_more_is_known(study_file, tmp_path, always)
     lines = [line for line in out.getvalue().splitlines() if line.startswith("provisional, ")]
     assert any("alone, driver +" in line for line in lines)
     assert "helps" in lines[-1] or "Build driver" in lines[-1]
+
+
+def test_a_watched_page_is_provisional_and_reloads_itself_until_the_end(study_file, tmp_path, always):
+    config, material = open_study(study_file)
+    page, out = tmp_path / "report.html", StringIO()
+    with LiveStudy(Console(file=out, width=200), page=page) as live:
+        result = run_study(config, material, tmp_path / "out", live)
+    text = page.read_text(encoding="utf-8")
+    assert "verdicts may change" in text
+    assert "This page reloads every 5 s" in text
+    assert out.getvalue().count(f"watch    {page.as_uri()}") == 1
+    text = write_report(result, page).read_text(encoding="utf-8")
+    assert "verdicts may change" not in text
+    assert "This page reloads" not in text
 
 
 def test_the_first_one_waits_for_all_relations_of_the_first_split(study_file, tmp_path, monkeypatch):

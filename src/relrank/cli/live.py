@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -16,6 +17,7 @@ from relrank.cli.live_progress import LiveProgress, plain_table
 from relrank.cli.progress import print_plain
 from relrank.evaluation.evaluate import HISTORY_LENGTH
 from relrank.graph.relation import NO_TITLES, Titles
+from relrank.report import write_report
 from relrank.report.decision import WEAK_JUDGE, caveats
 from relrank.report.study_comparison import compare_studies
 from relrank.report.verdict_summary import decision_sentence
@@ -40,6 +42,8 @@ MAX_ROWS = 12
 """Rows of the live leaderboard."""
 MAX_CONTRADICTIONS = 2
 """Printed contradictions between a verdict and another metric."""
+REFRESH = 5
+"""Seconds after which a watched page reloads itself."""
 MAX_RUNNING = 8
 """Running cells that are shown."""
 BEYOND = {
@@ -59,11 +63,12 @@ class LiveStudy(LiveProgress):
     Args:
         console: output.
         titles: titles of relations.
+        page: where provisional results are written as a page that reloads itself; None for no page.
     """
 
-    def __init__(self, console: Console, titles: Titles = NO_TITLES) -> None:
+    def __init__(self, console: Console, titles: Titles = NO_TITLES, page: Path | None = None) -> None:
         super().__init__(console)
-        self._titles = titles
+        self._titles, self._page = titles, page
         self._answer = ""
         self._scores: dict[tuple[str, str], list[float]] = {}
         self._metric = ""
@@ -147,6 +152,10 @@ class LiveStudy(LiveProgress):
         text = f"provisional, {cells}: {decision_sentence(result)}"
         if not self._console.is_terminal:
             print_plain(self._console, text)
+        if self._page is not None:
+            write_report(result, self._page, refresh=REFRESH)
+            if not self._answer:
+                print_plain(self._console, f"watch    {self._page.absolute().as_uri()}")
         self._answer = text
 
     def _title(self, cell: Cell) -> str:

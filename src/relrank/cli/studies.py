@@ -41,6 +41,12 @@ Thorough = Annotated[
     bool,
     typer.Option("--thorough", help="More splits, or initializations of trained models, than the study file says."),
 ]
+Watch = Annotated[
+    bool,
+    typer.Option(
+        "--watch", help="While the study runs, write report.html with provisional results; it reloads itself."
+    ),
+]
 EngineName = Annotated[
     Literal["local", "ray"],
     typer.Option(help='What runs the study: this machine, or Ray on many cores or machines (extra "ray").'),
@@ -79,6 +85,7 @@ def study(
     smoke: Smoke = False,
     fast: Fast = False,
     thorough: Thorough = False,
+    watch: Watch = False,
     engine: EngineName = "local",
     jobs: Jobs = 1,
     address: Address = None,
@@ -123,7 +130,7 @@ def study(
         _lock_study_folder(context, folder, config, smoke)
         tracking = None if track is None else _tracking(console, tracking_uri, config, data, study, folder)
         running = running or stack.enter_context(engine_context)
-        live = stack.enter_context(LiveStudy(console, config.titles))
+        live = stack.enter_context(LiveStudy(console, config.titles, folder / "report.html" if watch else None))
         callback = live if tracking is None else stack.enter_context(tracking.wrap(live))
         result = run_study(config, data, folder, callback, running)
     _show_and_save(console, config, data, folder, result, tracking)
