@@ -11,7 +11,7 @@ from relrank.report.verdict_summary import answer, primary_model
 
 HELPS, OPEN = "helps", "undecided"
 NOTHING = "No relation is shown to be worth building; "
-SEEN = "(a change of .0040 NDCG@10 or more would have been seen)"
+SEEN = "(a change below .0040 NDCG@10 can go unseen)"
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_relative_gains_need_a_metric_to_be_relative_to():
     board = pl.DataFrame({"model": ["m"], "arm": ["interactions"], "mean": [0.08], "valid": [0.1]})
     assert answer(replace(study, leaderboard=board)) == (
         "Build A: beside the other relations it makes the top-10 list 25 % better; B is interchangeable with it; "
-        "C is undecided (a change of 5 % or more would have been seen)."
+        "C is undecided (a change below 5 % can go unseen)."
     )
     mrr = study.card | {"metric": "mrr"}
     assert "it makes the ranking 25 % better" in answer(replace(study, leaderboard=board, card=mrr))
@@ -112,8 +112,8 @@ def test_without_gains_the_answer_is_about_the_rival():
 def test_realistic_studies():
     assert answer(goodbooks()) == (
         "Build has_tag first, then written_by (or text): together they make the top-10 list 11 % better; "
-        "similar_text helps, too; in_language and published_in are undecided (a change of 2.6 % or more would have "
-        "been seen)."
+        "similar_text helps, too; in_language and published_in are undecided (a change below 2.6 % can go "
+        "unseen)."
     )
     assert answer(planted()) == (
         "Build A: beside the other relations it makes the top-10 list 26 % better; B is interchangeable with it; "
@@ -137,7 +137,7 @@ def test_the_largest_detectable_effect_is_named():
     study = type(study)(**{name: getattr(study, name) for name in study.__slots__} | {
         "verdicts": study.verdicts.with_columns(visible.alias("detectable_effect"))
     })  # fmt: skip
-    assert answer(study).endswith("b and c are undecided (a change of .0090 NDCG@10 or more would have been seen).")
+    assert answer(study).endswith("b and c are undecided (a change below .0090 NDCG@10 can go unseen).")
 
 
 def test_an_unknown_detectable_effect_is_not_mentioned():
@@ -184,7 +184,7 @@ def test_planned_relations_are_not_called_undecided():
     study.card["plan"] = plan(("text", 0.02, 0.8, []), build=1)
     assert answer(study) == (
         "Build text first: it makes the top-10 list 20 % better; "
-        "tags is undecided (a change of 4 % or more would have been seen)."
+        "tags is undecided (a change below 4 % can go unseen)."
     )
 
 

@@ -10,6 +10,8 @@ from test_page import page_of
 from relrank.report.decision import basis, caveats, decision_groups
 from relrank.report.page import render
 
+UNUSED = "the model gives it no weight; whether a small one would matter is open"
+
 
 def lists(study):
     return {group.verdict: [(e.title, e.gain, e.interval, e.against) for e in group.entries]
@@ -52,7 +54,7 @@ def test_a_relation_that_changes_no_list_has_no_interval():
     study = goodbooks()
     none = pl.col("relation") == "in_language"
     zero = [pl.when(none).then(0.0).otherwise(c).alias(c) for c in ("held", "held_low", "held_high")]
-    for unused, why in ((1.0, "the model gives it no weight"), (0.0, "changes no list")):
+    for unused, why in ((1.0, UNUSED), (0.0, "changes no list")):
         weight = pl.when(none).then(unused).otherwise("unused").alias("unused")
         result = replace(study, verdicts=study.verdicts.with_columns(*zero, weight))
         assert ("in_language", "0 %", "", why) in lists(result)["undecided"]

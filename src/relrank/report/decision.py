@@ -149,6 +149,8 @@ class _Writer:
     def entry(self, row: Row, kind: str, against: str) -> Entry:
         if row.get(kind) == row.get(f"{kind}_low") == row.get(f"{kind}_high") == 0:
             why = "the model gives it no weight" if row.get("unused") == 1 else "changes no list"
+            if row["verdict"] == "undecided" and row.get("unused") == 1:
+                why += "; whether a small one would matter is open"
             return Entry(row["relation"], self.titled([row["relation"]]), "0 %", "", why)
         return Entry(row["relation"], self.titled([row["relation"]]), *self.gain(row, kind), against)
 
