@@ -8,25 +8,14 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 import relrank
-from relrank.testing import planted_study
+from relrank.tables.synthetic import PlantedConfig, planted
 
 README = Path(__file__).parents[1] / "README.md"
 HEAVY = {"torch", "numpy", "polars", "numba", "sklearn", "scipy", "pandas", "mlflow", "sqlalchemy", "ray"}
-
-PLANTED = planted_study(
-    "example",
-    150,
-    80,
-    seed=0,
-    models="""[[models]]
-name = "popularity"
-[[models]]
-name = "relational-ease"
-""",
-)
 
 
 def fresh(code: str) -> str:
@@ -101,20 +90,20 @@ def test_help_fits_on_one_screen_and_dir_has_all_names():
     assert fresh("import relrank; print(dir(relrank) == relrank.__all__)") == "True\n"
 
 
-def test_readme_python_example_runs_in_a_fresh_process(tmp_path):
+def test_readme_python_example_runs_in_a_fresh_process(tmp_path, monkeypatch):
+    """On a planted shop, whose ``driver`` decides who buys what."""
     (example,) = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    assert len(example.strip().splitlines()) <= 15
-    (tmp_path / "example.toml").write_text(PLANTED)
-    for old, new in (
-        ("studies/ml-100k-loo.toml", str(tmp_path / "example.toml")),
-        ("runs/ml-100k-loo", str(tmp_path / "out")),
-        ("recommend(196,", "recommend(7,"),
-    ):
-        assert example.count(old) == 1
-        example = example.replace(old, new)
-    said = fresh(example)
-    assert "driver" in said  # the graph, the verdicts
-    assert "popularity" in said  # the leaderboard
+    assert len(example.strip().splitlines()) <= 12
+    drawn = planted(PlantedConfig(users=300, items=160, groups=16))
+    customers = "C-" + (1000 + drawn.interactions["user"]).cast(pl.String)
+    pl.DataFrame({"customer": customers, "sku": drawn.interactions["item"]}).with_row_index("bought_at").with_columns(
+        pl.from_epoch(1_700_000_000 + 3600 * pl.col("bought_at").cast(pl.Int64))
+    ).write_csv(tmp_path / "purchases.csv")
+    drawn.nodes["item"].frame.rename({"item_id": "sku"}).write_csv(tmp_path / "products.csv")
+    monkeypatch.chdir(tmp_path)
+    said = fresh(example.replace("C-1042", customers[0]))
+    assert "Build Driver" in said  # the answer
+    assert "Driver helps" in said  # the verdicts
     assert "item " in said  # titles
-    assert (tmp_path / "out" / "report.html").is_file()
-    assert relrank.load_run(tmp_path / "out").note["protocol"].startswith("custom")
+    (page,) = tmp_path.glob("runs/*/report.html")
+    assert relrank.load_run(page.parent).note["protocol"].startswith("custom")
