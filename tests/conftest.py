@@ -22,9 +22,7 @@ if (workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
 
 # Files that import the package of an extra; single tests ask with ``pytest.importorskip``.
 NEEDS = {
-    "benchmarks/test_attack.py": "tomli_w",
     "models/test_hgt.py": "torch_geometric",
-    "study/test_corruptions.py": "tomli_w",
     "study/test_export.py": "faiss",
     "study/test_export_lists.py": "faiss",
     "study/test_search.py": "optuna",

@@ -22,7 +22,7 @@ EXTRAS = {
     "ray": ["ray"],
     "mlflow": ["mlflow", "sqlalchemy"],
     "pyg": ["torch_geometric"],
-    "tune": ["optuna", "tomli_w"],
+    "tune": ["optuna"],
     "plot": ["plotly"],
     "sql": ["duckdb"],
     "frames": ["pandas", "pyarrow"],

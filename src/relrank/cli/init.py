@@ -45,7 +45,7 @@ def init(
     time: Annotated[str | None, typer.Option(help="Its column of times.")] = None,
     rating: Annotated[str | None, typer.Option(help="Its column of ratings.")] = None,
 ) -> None:
-    """Look at a folder of tables, and write a commented study file that runs: **relrank study study.toml**.
+    """Look at a folder of tables, and write a commented study file that runs as it is.
 
     Reads CSV, TSV, Parquet, folders with parts of a table, JSON lines, SQLite and DuckDB files.
 

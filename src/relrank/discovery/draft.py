@@ -35,7 +35,7 @@ class NodeType:
     hops: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Draft:
     """The parts of a study file that were found so far.
 
