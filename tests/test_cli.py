@@ -116,8 +116,8 @@ def test_every_command_has_a_help_whose_examples_parse(tmp_path):
     assert "fetch" in good(relrank("--help", at=tmp_path))
     for name, command in commands.items():
         shown = good(relrank(name, "--help", at=tmp_path))
-        assert f"relrank {name} " in shown.partition("Example")[2], name
-        examples = re.findall(r"\*\*relrank (\w+)\s(.*?)\*\*", command.help, re.DOTALL)
+        assert f"relrank {name}" in shown.partition("Example")[2], name
+        examples = re.findall(r"\*\*relrank (\w+)\s*(.*?)\*\*", command.help, re.DOTALL)
         assert examples
         for whose, words in examples:
             assert whose == name

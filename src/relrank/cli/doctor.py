@@ -51,6 +51,8 @@ def doctor() -> None:
     """Print versions, cores, memory, optional extras and caches of this machine, and what would be slow on it.
 
     Exit code 1 if something is broken.
+
+    Example: **relrank doctor**
     """
     found = examine()
     for heading, rows in found.sections.items():
