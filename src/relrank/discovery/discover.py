@@ -9,11 +9,11 @@ import polars as pl
 
 from relrank.discovery.columns import Column, Table, tables_of
 from relrank.discovery.draft import Draft, NodeType, free_name, snake, type_name
-from relrank.discovery.interactions import Candidate, candidates, joined, settle
+from relrank.discovery.interactions import Candidate, candidates, joined, settle, times_of
 from relrank.discovery.leaks import Figures
 from relrank.discovery.link_tables import Ends, read_links
 from relrank.discovery.node_columns import Side, read_columns
-from relrank.discovery.proposal import Choice, Hints, Proposal
+from relrank.discovery.proposal import Choice, Finding, Hints, Proposal
 from relrank.discovery.protocol import choose_protocol
 from relrank.discovery.references import Reference, references
 from relrank.discovery.reshaping import attributes_in_rows, split_by_event
@@ -39,16 +39,16 @@ def discover(tables: Mapping[str, pl.DataFrame], hints: Hints | None = None) -> 
         InputError: no table can hold interactions, or a hint names a table or column that does not exist.
     """
     hints = hints or Hints()
-    known, logs = _split_logs(tables_of(tables), hints)
+    known, logs, dropped = _split_logs(tables_of(tables), hints)
     found = references(known)
     chosen, rivals = settle(candidates(known, found, hints), known, hints)
-    draft = Draft(known, found, new=logs)
+    draft = Draft(known, found, new=logs, findings=dropped)
     for name, rows_of_log in logs.items():
         draft.find("cleaning", name, "the rows of one kind of event, as a table of their own", rows_of_log.height)
     name = _interactions(draft, chosen)
     node_tables = _node_tables(draft, chosen, name)
     rows = _rows(draft, chosen, name)
-    choices = _choices(chosen, rivals)
+    choices = _choices(chosen, rivals, _times(draft, chosen, hints))
     for rival in rivals:
         message = f"could hold the interactions as well as {chosen.table}"
         draft.find("ambiguous", rival.table, message, known[rival.table].rows)
@@ -61,15 +61,21 @@ def discover(tables: Mapping[str, pl.DataFrame], hints: Hints | None = None) -> 
     return _proposal(draft, chosen, name, sides, protocol.config, protocol.comments, choices)
 
 
-def _split_logs(tables: dict[str, Table], hints: Hints) -> tuple[dict[str, Table], dict[str, pl.DataFrame]]:
-    """The tables with logs of several behaviours replaced by a table for each, and these."""
+def _split_logs(
+    tables: dict[str, Table], hints: Hints
+) -> tuple[dict[str, Table], dict[str, pl.DataFrame], list[Finding]]:
+    """The tables with logs of several behaviours replaced by a table for each, these, and what was left out."""
     logs: dict[str, pl.DataFrame] = {}
     result: dict[str, Table] = {}
+    findings = []
     for name, table in tables.items():
         parts = {} if hints.interactions == name else split_by_event(table)
         logs |= parts
         result |= tables_of(parts) if parts else {name: table}
-    return result, logs
+        if parts and (rest := table.rows - sum(part.height for part in parts.values())):
+            message = f"{rest:,} of {table.rows:,} rows are of other kinds of events, or of none"
+            findings.append(Finding("left out", name, message, rest))
+    return result, logs, findings
 
 
 def _interactions(draft: Draft, chosen: Candidate) -> str:
@@ -135,13 +141,29 @@ def _rows(draft: Draft, chosen: Candidate, name: str) -> pl.DataFrame:
     return pl.DataFrame(rows).drop_nulls(["user", "item"])
 
 
-def _choices(chosen: Candidate, rivals: list[Candidate]) -> tuple[Choice, ...]:
+def _times(draft: Draft, chosen: Candidate, hints: Hints) -> tuple[str, ...]:
+    """Columns that may be the time of the interactions, the chosen one first; says what they are if it is open."""
+    if hints.time is not None:
+        return (hints.time,)
+    times, of_ends = times_of(chosen, draft.tables)
+    for column in of_ends:
+        message = "is the same in all rows of a user or an item, so it is not the time of the interactions"
+        draft.find("left out", column.where, message, column.n_known)
+    for column in times[1:]:
+        message = f"could be the time of the interactions as well as {chosen.time}"
+        draft.find("ambiguous", column.where, message, column.n_known)
+    return tuple(column.name for column in times)
+
+
+def _choices(chosen: Candidate, rivals: list[Candidate], times: tuple[str, ...]) -> tuple[Choice, ...]:
     choices = []
     if rivals:
         options = (chosen.table, *(r.table for r in rivals))
         choices.append(Choice("interactions", "Which table holds what is to be predicted?", options))
     if not chosen.sure:
         choices.append(Choice("user", "Which column is the user?", (chosen.user, chosen.item)))
+    if len(times) > 1 and not rivals:
+        choices.append(Choice("time", "Which column is the time of the interactions?", times))
     return tuple(choices)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
 from math import log10
@@ -13,6 +13,7 @@ from relrank.discovery.columns import Column, Table
 from relrank.discovery.leaks import sounds_computed
 from relrank.discovery.proposal import Hints
 from relrank.discovery.references import Reference
+from relrank.discovery.reshaping import DEPENDENT, depends_on_key
 from relrank.discovery.vocabulary import (
     EVENT_KEYS,
     ITEM,
@@ -189,7 +190,7 @@ def _scored(
     reasons = [*user_side.notes, *item_side.notes]
     score = user_side.user + item_side.item - 0.8 * (max(user_side.item, 0) + max(item_side.user, 0))
     parent = tables[via.table] if via else None
-    time, rating = _time(table, parent, hints), _rating(table, {user.name, item.name}, hints)
+    time, rating = _time((user, item), via, tables, hints), _rating(table, {user.name, item.name}, hints)
     if time is not None:
         score += 2.0
         reasons.append(f"time in {time!r}")
@@ -261,15 +262,63 @@ def _crosses(table: Table, user: Column, item: Column, via: Via | None, tables: 
     return different > 1.2 * users and different > 1.2 * items and different < 0.9 * users * items
 
 
-def _time(table: Table, parent: Table | None, hints: Hints) -> str | None:
+def _time(ends: tuple[Column, Column], via: Via | None, tables: Mapping[str, Table], hints: Hints) -> str | None:
     """The column of the time of the interaction: not that of a delivery or an export."""
     if hints.time is not None:
         return hints.time
-    for rows in (table, parent):
-        times = [c for c in rows or () if c.kind == "time" and c.known_share > 0.5]
-        if times:
-            return max(times, key=timeliness).name
-    return None
+    times, _ = _event_times(ends, via, tables)
+    return times[0].name if times else None
+
+
+def _event_times(
+    ends: tuple[Column, Column], via: Via | None, tables: Mapping[str, Table]
+) -> tuple[list[Column], list[Column]]:
+    """Columns of times of the interactions, the best first, and those that are attributes of a user or an item."""
+    of_ends = []
+    for name in (ends[1].table, via.table if via else None):
+        times = [c for c in (tables[name] if name else ()) if c.kind == "time" and c.known_share > 0.5]
+        mine = [c for c in times if not is_of_an_end(c, ends, via, tables)]
+        of_ends += [c for c in times if c not in mine]
+        if mine:
+            return sorted(mine, key=_timeliness, reverse=True), of_ends
+    return [], of_ends
+
+
+def is_of_an_end(
+    time: Column, ends: Iterable[Column], via: Via | None = None, tables: Mapping[str, Table] | None = None
+) -> bool:
+    """Whether a time is an attribute of one end of the rows, as the release of an item or the birth of a user is.
+
+    Args:
+        time: the column.
+        ends: columns of users and items, or others that the rows link.
+        via: the table of events, if time or ends are in it.
+        tables: all, for ``via``.
+    """
+    for end in ends:
+        if end.table == time.table:
+            if time.times is not None and time.times.n_unique() > DEPENDENT * end.n_distinct + 1:
+                continue  # more times than keys
+            pairs = pl.DataFrame({"key": end.text, "value": time.times})
+        else:
+            assert via is not None
+            assert tables is not None
+            of = {via.table: via.key}
+            event = [tables[c.table][of.get(c.table, via.column)].text for c in (end, time)]
+            keys = pl.DataFrame({"event": event[0], "key": end.text})
+            values = pl.DataFrame({"event": event[1], "value": time.times})
+            pairs = keys.join(values, on="event", how="inner").drop("event")
+        if depends_on_key(pairs.drop_nulls()):
+            return True
+    return False
+
+
+def times_of(chosen: Candidate, tables: Mapping[str, Table]) -> tuple[list[Column], list[Column]]:
+    """Columns that may be the time of the interactions, and those that are attributes of a user or an item."""
+    table = chosen.via.table if chosen.via else chosen.table
+    ends = tables[table][chosen.user], tables[chosen.table][chosen.item]
+    times, of_ends = _event_times(ends, chosen.via, tables)
+    return [c for c in times if _named(c) == _named(times[0])], of_ends
 
 
 def _pairs(table: Table, user: Column, item: Column, via: Via | None, tables: Mapping[str, Table]) -> pl.DataFrame:
@@ -289,12 +338,20 @@ def _is_third(column: Column, used: set[str], found: Sequence[Reference]) -> boo
     return refers and names_a(column.name, NEITHER) and not names_a(column.name, EVENT_KEYS)
 
 
-def timeliness(column: Column) -> tuple[float, float, float]:
+def _timeliness(column: Column) -> tuple[float, float, float]:
     """By name, then completeness, then the earliest."""
-    named = names_a(column.name, STARTS) - 2.0 * names_a(column.name, LATER) + 0.1 * names_a(column.name, TIME)
+    return _named(column), round(column.known_share, 1), -middle(column)
+
+
+def _named(column: Column) -> float:
+    """How much the name of a time is that of an event."""
+    return names_a(column.name, STARTS) - 2.0 * names_a(column.name, LATER) + 0.1 * names_a(column.name, TIME)
+
+
+def middle(column: Column) -> float:
+    """The median of times, in nanoseconds since 1970."""
     times = column.times
-    middle = 0.0 if times is None else float(times.drop_nulls().cast(pl.Int64).median() or 0)  # type: ignore[arg-type]
-    return named, round(column.known_share, 1), -middle
+    return 0.0 if times is None else float(times.drop_nulls().cast(pl.Int64).median() or 0)  # type: ignore[arg-type]
 
 
 def _rating(table: Table, used: set[str], hints: Hints) -> str | None:

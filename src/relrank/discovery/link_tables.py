@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import polars as pl
 
 from relrank.discovery.columns import Column, Table
 from relrank.discovery.draft import Draft, NodeType, free_name, snake, type_name
-from relrank.discovery.interactions import timeliness
+from relrank.discovery.interactions import is_of_an_end, middle
 from relrank.discovery.references import Reference, best_reference
 from relrank.discovery.vocabulary import EVENT_KEYS, GIVEN, MEASURES, NOTES, names_a
 
@@ -110,7 +110,7 @@ def _node_of(draft: Draft, ends: Ends, column: Column) -> tuple[str, str | None]
 def _read(draft: Draft, ends: Ends, table: Table, linked: dict[str, str]) -> Iterator[Reference]:
     by_node = {node: name for name, node in reversed(linked.items())}
     user, item = by_node.get(ends.user), by_node.get(ends.item)
-    if len(table.columns) <= 3 and sum(c.is_unique for c in table) >= 2:
+    if len(table.columns) <= 3 and sum(c.is_unique and c.may_be_key for c in table) >= 2:
         draft.find("left out", table.name, "each key has one counterpart, as where keys are translated", table.rows)
         return
     text = next((c for c in table if c.kind == "text" and not names_a(c.name, NOTES)), None)
@@ -232,7 +232,7 @@ def _behaviour(draft: Draft, ends: Ends, table: Table, user: str, item: str) -> 
     if _is_copy(ends, table, user, item):
         draft.find("leak", table.name, "has the pairs of the interactions, held-out ones included", table.rows)
         return
-    if not any(c.kind == "time" for c in table) or not ends.timed:
+    if not ends.timed or not _event_times(table, (user, item)):
         message = (
             "users and items without times that can be compared with the split: held-out pairs may be among them"
         )
@@ -248,31 +248,55 @@ def _behaviour(draft: Draft, ends: Ends, table: Table, user: str, item: str) -> 
 def _is_copy(ends: Ends, table: Table, user: str, item: str) -> bool:
     """Whether nearly all pairs of users and items are interactions at the same times: another split, or a copy."""
     own = {"user": table[user].text, "item": table[item].text}
-    times = [c.times for c in table if c.times is not None]
-    pairs = pl.DataFrame(own | {"own": times[0] if times else None}).drop_nulls(["user", "item"])
+    times = {f"#{n}": c.times for n, c in enumerate(table) if c.times is not None}
+    pairs = pl.DataFrame(own | times).drop_nulls(["user", "item"])
     pairs = pairs.unique(["user", "item"])
     both = pairs.join(ends.pairs, on=["user", "item"])
     if both.height < COPIED * pairs.height:
         return False
     if "time" not in both.columns or not times:
         return True
-    return 2 * int((both["own"] == both["time"]).sum()) >= both.height
+    return any(2 * int((both[name] == both["time"]).sum()) >= both.height for name in times)
+
+
+def _event_times(table: Table, ends: Iterable[str]) -> list[Column]:
+    """Columns with the time of a row, the safest first: the latest; attributes of an end, as a release, are none."""
+    times = [c for c in table if c.kind == "time" and c.known_share > 0.5]
+    times = [c for c in times if not is_of_an_end(c, [table[end] for end in ends])]
+    return sorted(times, key=lambda c: (round(c.known_share, 1), middle(c)), reverse=True)
+
+
+def _read_times(draft: Draft, table: Table, times: list[Column], config: dict[str, Any]) -> None:
+    """Cut rows by the first of some times."""
+    config["time"] = times[0].name
+    draft.read_times(times[0])
+    if len(times) > 1:
+        others = ", ".join(c.name for c in times[1:])
+        message = f"rows count from {times[0].name!r} on, the latest of their times, not from {others}"
+        draft.find("ambiguous", table.name, message, table.rows)
+
+
+def _note_attributes(draft: Draft, table: Table, ends: Iterable[str]) -> None:
+    """Say which times are attributes of an end."""
+    for column in table:
+        if column.kind == "time" and (of := next((e for e in ends if is_of_an_end(column, [table[e]])), None)):
+            message = f"is the same in all rows of a {of}, so it is not the time of a row"
+            draft.find("left out", column.where, message, column.n_known)
 
 
 def _add(draft: Draft, ends: Ends, table: Table, config: dict[str, Any], user_made: bool) -> None:
     """A link table and its relation, with times where they can be compared with the split."""
-    times = [c for c in table if c.kind == "time" and c.known_share > 0.5]
+    needed = [config[k] for k in ("source_column", "target_column", "by") if k in config]
+    times = _event_times(table, needed)
+    _note_attributes(draft, table, needed)
     if times and ends.timed:
-        time = max(times, key=timeliness)
         if user_made or ends.by_date:
-            config["time"] = time.name
-            draft.read_times(time)
-            if time.known_share < 1.0:
+            _read_times(draft, table, times, config)
+            if times[0].known_share < 1.0:
                 config["missing"] = "drop"
         else:
             message = "times of links of no user go with a split at a date: the links count whatever their time"
-            draft.find("left out", time.where, message)
-    needed = [config[k] for k in ("source_column", "target_column", "by") if k in config]
+            draft.find("left out", times[0].where, message)
     if any(table[name].known_share < 1.0 for name in needed):
         config["missing"] = "drop"
     name = free_name(snake(table.name), draft.config["links"])
@@ -306,10 +330,15 @@ def _texts(draft: Draft, ends: Ends, table: Table, item: str, text: Column, user
         config["kind"] = kinds[0].name
     if user is not None:
         config["by"] = user
-    times = [c for c in table if c.kind == "time"]
-    if times and ends.timed and (user is not None or ends.by_date):
-        config["time"] = max(times, key=timeliness).name
-        draft.read_times(table[config["time"]])
+    linked = [item] if user is None else [item, user]
+    times = _event_times(table, linked)
+    if times and user is None and not (ends.timed and ends.by_date):
+        message = "times of texts of no user go with a split at a date: texts may be of after held-out rows"
+        draft.find("left out", table.name, message, table.rows)
+        return
+    _note_attributes(draft, table, linked)
+    if times and ends.timed:
+        _read_times(draft, table, times, config)
     if user is not None and "time" not in config:
         message = "texts of users without times that can be compared with the split may tell of held-out pairs"
         draft.find("leak", table.name, message, table.rows)

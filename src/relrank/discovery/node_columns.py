@@ -12,6 +12,7 @@ from relrank.discovery.columns import MORE_MISSING, Column, Table
 from relrank.discovery.draft import Draft, NodeType, free_name, snake, type_name
 from relrank.discovery.leaks import Figures, sounds_computed
 from relrank.discovery.references import ALIKE, Reference
+from relrank.discovery.tastes import Tastes
 from relrank.discovery.values import list_separator, path_mark, spellings
 from relrank.discovery.vocabulary import (
     BIRTH,
@@ -78,13 +79,14 @@ def read_columns(draft: Draft, node: NodeType, sides: dict[str, Side]) -> list[R
     further, texts = [], []
     title = _title(table, node, sides)
     flags = _flag_columns(draft, node, table) if node.name in sides else set()
+    tastes = _tastes(draft, sides) if _is_user(node, sides) else None
     for column in table:
         if column.name == node.key or column.name in flags:
             continue
         draft.na_words.update(_odd_words(column))
         if (why := _useless(column)) is not None:
             draft.find("left out", column.where, why)
-        elif (leak := _leak(column, key, node, sides)) is not None:
+        elif (leak := _leak(column, key, node, sides) or _taste(column, key, tastes)) is not None:
             draft.find("leak", column.where, leak, column.n_known)
         elif (reference := _reference(draft, column, node) or _to_itself(column, key)) is not None:
             further.append(reference)
@@ -192,6 +194,23 @@ def _leak(column: Column, key: Column, node: NodeType, sides: dict[str, Side]) -
     if column.kind == "number" and all(word in RATING for word in words_of(column.name)):
         return "sounds like the mean rating of the interactions, held-out ones included"
     return _names_users(column, sides)
+
+
+def _tastes(draft: Draft, sides: dict[str, Side]) -> Tastes:
+    users = next(side for side in sides.values() if side.figures.side == "users")
+    item = next(side.node for side in sides.values() if side.figures.side == "items")
+    return Tastes(draft, item, users.figures.rows)
+
+
+def _taste(column: Column, key: Column, tastes: Tastes | None) -> str | None:
+    """Why a column of users seems to be computed from what they chose; None if it does not."""
+    if tastes is None:
+        return None
+    if (taste := tastes.computed_as(column, key.text)) is not None:
+        return f"is the {taste} of each user's interactions, held-out ones included"
+    if column.kind in ("value", "list", "text") and tastes.sounds_chosen(column.name):
+        return "sounds like what users chose: it may be computed from held-out interactions"
+    return None
 
 
 def _names_users(column: Column, sides: dict[str, Side]) -> str | None:

@@ -10,6 +10,8 @@ from relrank.discovery.vocabulary import STRONG, WEAK, names_a
 
 MOST_KINDS = 12
 """Different kinds of events in a table, at most."""
+FEWEST_REPEATED = 5
+"""Keys in several rows, at least, for saying what depends on them."""
 REPEATED = 2.0
 """Rows per key, at least: of single rows everything depends on the key."""
 DEPENDENT = 1.02
@@ -33,6 +35,17 @@ def split_by_event(table: Table) -> dict[str, pl.DataFrame]:
     return {}
 
 
+def depends_on_key(pairs: pl.DataFrame) -> bool:
+    """Whether keys that occur in several rows nearly always have one value in all of them.
+
+    Args:
+        pairs: columns ``key`` and ``value``.
+    """
+    several = pairs.filter(pl.col("key").is_duplicated())
+    keys = several["key"].n_unique()
+    return keys >= FEWEST_REPEATED and several.n_unique() <= DEPENDENT * keys
+
+
 def attributes_in_rows(table: Table, key: Column, used: set[str | None]) -> pl.DataFrame | None:
     """One row per key with the columns that depend on it alone; None if there are none.
 
@@ -41,14 +54,12 @@ def attributes_in_rows(table: Table, key: Column, used: set[str | None]) -> pl.D
         key: its column of users or items.
         used: columns with another meaning.
     """
-    keys = key.text.rename("#key")
     dependent = []
     for column in table:
         if column.name in used or column.name == key.name or column.n_distinct < 2 or column.kind == "time":
             continue
-        pairs = pl.DataFrame([keys, column.text.rename("#value")]).drop_nulls()
-        different = pairs["#key"].n_unique()
-        if pairs.height >= REPEATED * different > 0 and pairs.n_unique() <= DEPENDENT * different:
+        pairs = pl.DataFrame({"key": key.text, "value": column.text}).drop_nulls()
+        if pairs.height >= REPEATED * pairs["key"].n_unique() and depends_on_key(pairs):
             dependent.append(column.name)
     if not dependent:
         return None

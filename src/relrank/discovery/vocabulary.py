@@ -191,6 +191,13 @@ AMBIGUOUSLY_COMPUTED = _words(
     """
 )
 """Words of such figures that also have other meanings; they count beside a word of an interaction."""
+CHOSEN = _words(
+    """
+    last latest recent favourite favorite fav top preferred usual frequent letzte letzter
+    zuletzt liebling lieblings bevorzugt bevorzugte haeufigste haeufigster
+    """
+)
+"""Words of what users chose last or most."""
 EVENTS = (
     STRONG
     | WEAK
