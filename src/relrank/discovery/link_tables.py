@@ -280,7 +280,7 @@ def _note_attributes(draft: Draft, table: Table, ends: Iterable[str]) -> None:
     """Say which times are attributes of an end."""
     for column in table:
         if column.kind == "time" and (of := next((e for e in ends if is_of_an_end(column, [table[e]])), None)):
-            message = f"is the same in all rows of a {of}, so it is not the time of a row"
+            message = f"is the same in all rows with the same {of!r}, so it is not the time of a row"
             draft.find("left out", column.where, message, column.n_known)
 
 
