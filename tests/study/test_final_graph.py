@@ -80,6 +80,36 @@ def test_each_graph_ends_before_what_it_has_to_predict(shop):
     assert context.graph_at_test is context.final_graph
 
 
+def test_a_date_is_the_end_of_its_day(shop):
+    """Returns, dated by the day of the order that they follow, are not earlier than it."""
+    orders = pl.read_csv(shop / "orders.csv")
+    orders.with_columns(pl.from_epoch("time").dt.date().alias("time")).write_csv(shop / "clicks.csv")
+    _, material = open_study(shop / "study.toml")
+    (context,) = material.split_contexts
+    for graph, split in ((context.graph, context.split), (context.final_graph, context.final)):
+        for rows in (split.valid, split.test):
+            held = set(zip(split.users.at(rows.user), split.items.at(rows.item), strict=True))
+            assert not held & edges(graph, "clicks")
+
+
+def test_figures_are_not_paired_with_those_of_studies_without_times(shop):
+    _, timed = open_study(shop / "study.toml")
+    text = TEXT.replace('target_column = "item"\ntime = "time"', 'target_column = "item"')
+    _, plain = open_study(shop / "study.toml", text)
+    (with_time,), (without,) = timed.split_contexts, plain.split_contexts
+    assert with_time.split.fingerprint == without.split.fingerprint
+    assert with_time.final.fingerprint != without.final.fingerprint
+    assert with_time.final.fingerprint == with_time.final_graph.fingerprint
+
+
+def test_the_audit_looks_at_the_graph_of_the_test(shop):
+    """Without the cut at the time, test rows would be edges; with it the audit counts earlier ones as a warning."""
+    _, material = open_study(shop / "study.toml")
+    (finding,) = [f for f in material.findings if f.check == "test rows in clicks"]
+    assert finding.level == "warning"
+    assert finding.count == 200  # each order follows a click on its item
+
+
 def test_in_time_the_final_fit_ends_at_the_cut_of_the_test_rows(shop):
     valid_cut, cut = 1_600_000_000 + 17 * DAY, 1_600_000_000 + 19 * DAY
     text = TEXT.replace('"last-leave-one-out"', f'"temporal"\nvalid_cut = {valid_cut}\ncut = {cut}')

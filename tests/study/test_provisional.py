@@ -13,7 +13,7 @@ from relrank.cli.live import LiveStudy
 from relrank.errors import InputError
 from relrank.report import write_report
 from relrank.study import provisional
-from relrank.study.budget import fast, thorough
+from relrank.study.budget import fast, refuse_smaller, thorough
 from relrank.study.callbacks import NullCallback
 from relrank.study.config import read_study
 from relrank.study.grid import grid
@@ -181,7 +181,7 @@ def test_the_first_one_waits_for_all_relations_of_the_first_split(study_file, tm
 
 
 def test_nothing_is_assembled_for_who_does_not_ask(study_file, tmp_path, monkeypatch):
-    monkeypatch.setattr(provisional, "comparable", lambda *_: pytest.fail("assembled"))
+    monkeypatch.setattr(provisional.ProvisionalResults, "_timed", lambda *_: pytest.fail("assembled"))
     run_study(*open_study(study_file), tmp_path / "out")
 
 
@@ -198,6 +198,52 @@ def test_a_fast_study_is_the_cheap_part_of_the_whole_one(study_file, tmp_path):
     only = study_file.read_text().replace('name = "relational-ease"', 'name = "mf"')
     study_file.write_text(only)
     assert "relational-lightgcn" in [m.name for m in fast(read_study(study_file))[0].models]
+
+
+def test_an_unknown_model_is_left_for_its_own_message(study_file):
+    study_file.write_text(study_file.read_text().replace('name = "relational-ease"', 'name = "no-such-model"'))
+    small, _ = fast(read_study(study_file))
+    with pytest.raises(InputError, match="unknown model"):
+        grid(small, prepare(small, study_file.parent))
+
+
+def test_a_fast_study_does_not_replace_a_larger_one(finished):
+    path, _ = finished
+    config = read_study(path)
+    refuse_smaller(config, path.parent / "out")
+    with pytest.raises(InputError, match=r"(?s)would replace the result of a larger one.*2 splits"):
+        refuse_smaller(fast(config)[0], path.parent / "out")
+    refuse_smaller(fast(config)[0], path.parent / "nothing")
+
+
+def test_nothing_is_offered_while_only_later_splits_have_results(study_file, monkeypatch):
+    config, material = open_study(study_file)
+    monkeypatch.setattr(provisional, "PATIENCE", 0)
+    following = Following()
+    results = provisional.ProvisionalResults(config, material, lambda *_: pytest.fail("assembled"), following)
+    results.begin_batch(grid(config, material))
+    cell = SimpleNamespace(model="relational-ease", seed=1, cost={"tune": 0, "fit": 0, "evaluate": 0})
+    results.add(SimpleNamespace(name="all", relations=("driver", "noise")), cell)
+    results.offer()
+    assert following.results == []
+
+
+def test_a_page_whose_study_fails_reloads_no_more(study_file, tmp_path, always):
+    config, material = open_study(study_file)
+    page = tmp_path / "report.html"
+
+    class Failing(LiveStudy):
+        def done(self, cell, result, fresh):
+            super().done(cell, result, fresh)
+            if self._provisional is not None:
+                raise KeyboardInterrupt
+
+    live = Failing(Console(file=StringIO()), page=page)
+    with pytest.raises(KeyboardInterrupt), live:
+        run_study(config, material, tmp_path / "out", live)
+    text = page.read_text(encoding="utf-8")
+    assert "verdicts may change" in text
+    assert "This page reloads" not in text
 
 
 def test_a_thorough_study_has_further_seeds(study_file):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import polars as pl
@@ -70,11 +71,19 @@ class LiveStudy(LiveProgress):
         super().__init__(console)
         self._titles, self._page = titles, page
         self._answer = ""
+        self._provisional: StudyResult | None = None
         self._scores: dict[tuple[str, str], list[float]] = {}
         self._metric = ""
         self._to_come: set[str] = set()
         self._running: dict[str, tuple[float, str]] = {}
         """Start and last message of each running cell."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        if error is not None and self._page is not None and self._provisional is not None:
+            write_report(self._provisional, self._page)  # reloads no more
 
     def begin(self, expected: Mapping[str, int]) -> None:
         """Show the expected number of cells; the progress bar shows it in a terminal."""
@@ -146,7 +155,7 @@ class LiveStudy(LiveProgress):
 
     def provisional(self, assemble: Callable[[], StudyResult]) -> None:
         """Show what the finished cells say so far: in the display, in a file when it changes, and on the page."""
-        result = assemble()
+        self._provisional = result = assemble()
         progress = result.card["progress"]
         cells = f"{progress['cells_done']} of about {progress['cells_total']} cells"
         text = f"provisional, {cells}: {decision_sentence(result)}"

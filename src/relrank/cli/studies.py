@@ -106,6 +106,7 @@ def study(
     from rich.console import Console
 
     from relrank.cli.live import LiveStudy
+    from relrank.study.budget import refuse_smaller
     from relrank.study.config import read_study
     from relrank.study.leaks import leaks_of, refuse_leaks
     from relrank.study.prepare import smoke as shrink
@@ -120,6 +121,8 @@ def study(
         config, folder = shrink(config), named(folder).with_name(folder.name + "-smoke")
     if folder.is_dir():
         _lock_study_folder(context, folder, config, smoke)  # a locked folder is reported before data are read
+        if fast:
+            refuse_smaller(config, folder)
     with ExitStack() as stack:
         # processes load their libraries while data are read; Ray starts once the data are known to be right
         running = stack.enter_context(engine_context) if engine == "local" else None

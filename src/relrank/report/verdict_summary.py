@@ -123,7 +123,10 @@ def _sentence(result: StudyResult) -> str:
     if by["hurts"]:
         clauses.append(f"{_names(by['hurts'], rows, titles)} {_verb(by['hurts'], 'hurt')}")
     visible = [row["detectable_effect"] for row in by["undecided"] if (row["detectable_effect"] or 0) > 0]
-    seen = f" (a change below {size(max(visible), base, metric, digits)} can go unseen)" if visible else ""
+    unseen = max(visible, default=0.0)
+    seen = f" (a change below {size(unseen, base, metric, digits)} can go unseen)" if unseen else ""
+    if base and unseen >= base:
+        seen = " (the data are too few to tell)"
     for verdict, words in (
         ("negligible", f"negligible (less than {size(rows[0]['margin'] or 0.0, base, metric, digits)} either way)"),
         ("undecided", f"undecided{seen}"),

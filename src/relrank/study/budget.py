@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from relrank.errors import InputError
 from relrank.models import MODELS, ClosedForm, Trained
 from relrank.study.config import ModelSection, StudyConfig, trains_on_relations
+from relrank.study.result import StudyResult
 from relrank.tables.audit import Finding
 
 THOROUGH_SPLITS = 10
@@ -24,7 +26,7 @@ def fast(config: StudyConfig) -> tuple[StudyConfig, Finding | None]:
     """
     study = config.study
     kept = tuple(m for m in config.models if not _is_trained(m))
-    judges = [m for m in kept if MODELS[m.kind].relational] if config.relations else kept
+    judges = [m for m in kept if m.kind in MODELS and MODELS[m.kind].relational] if config.relations else kept
     models = kept if judges and study.versus not in _names(config.models, kept) else config.models
     left_out = []
     if len(study.seeds) > 1:
@@ -35,6 +37,27 @@ def fast(config: StudyConfig) -> tuple[StudyConfig, Finding | None]:
         return config, None
     message = f"a fast study leaves out {', '.join(left_out)}: without --fast it goes on from its cells"
     return small, Finding("warning", "budget", message, len(left_out))
+
+
+def refuse_smaller(config: StudyConfig, folder: Path) -> None:
+    """Refuse to replace the result of a study by that of its cheap part.
+
+    Raises:
+        InputError: the result stored in ``folder`` has splits or models that the study lacks.
+    """
+    try:
+        stored = StudyResult.load(folder)
+    except InputError:  # none, or none that can be shown any more
+        return
+    seeds, models = set(stored.card["seeds"]), set(stored.leaderboard["model"])
+    splits, others = seeds - set(config.study.seeds), sorted(models - {m.name for m in config.models})
+    if splits or others:
+        raise InputError(
+            "a fast study would replace the result of a larger one",
+            where=str(folder),
+            found=", ".join([f"{len(seeds)} splits"] * bool(splits) + others),
+            expected="another folder (--out), or the study without --fast",
+        )
 
 
 def thorough(config: StudyConfig) -> StudyConfig:

@@ -65,6 +65,8 @@ class SplitContext:
     @property
     def final(self) -> Split:
         """The split of the final fit and of the evaluation on test."""
+        if self.final_graph is not None:  # its fingerprint, so that nothing is paired with tests on another graph
+            return replace(self.split.refit(), fingerprint=self.final_graph.fingerprint)
         return self.split.refit() if self.refit else self.split
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -117,15 +117,23 @@ def prepare(config: StudyConfig, base: Path | str, is_smoke: bool = False, progr
                 extra_hash,
                 refit,
                 config.interactions,
-                graph_of(split.refit()) if timed else None,
+                graph_of(_final_split(split)) if timed else None,
             )
         )
     found = findings(config, tables, split_contexts[0].split, split_contexts[0].graph)
+    if (final_graph := split_contexts[0].final_graph) is not None:
+        found = _worst([*found, *findings(config, tables, split_contexts[0].final, final_graph)])
     same = len({b.split.fingerprint for b in split_contexts}) < len(split_contexts)
     if same and not trains_on_relations(config.models):
         message = f"{len(split_contexts)} seeds give one and the same split: they vary the models' start only"
         found.append(Finding("warning", "seeds of the split", message, len(split_contexts)))
     return StudyData(tables, tuple(split_contexts), tuple(found), is_smoke)
+
+
+def _final_split(split: Split) -> Split:
+    """The split of the final fit where side data have times; with a fingerprint of its own."""
+    fingerprint = hashlib.sha256(f"{split.fingerprint} side data until the test".encode()).hexdigest()
+    return replace(split.refit(), fingerprint=fingerprint)
 
 
 def _has_timed_side_data(config: StudyConfig, tables: Tables) -> bool:
@@ -163,6 +171,20 @@ def findings(config: StudyConfig, tables: Tables, split: Split, graph: Graph) ->
         near = [name for name, r in config.relations.items() if r.kind == "cooccurrence"]
         found += [find_transition_overlap(graph, name, titles.get(name)) for name in near]
     return found
+
+
+def _worst(findings: list[Finding]) -> list[Finding]:
+    """Of the findings of one check on several graphs the worst, in the order of the checks."""
+    worst: dict[tuple[str, tuple[str, ...]], Finding] = {}
+    for finding in findings:
+        key = finding.check, finding.names
+        if key not in worst or _severity(finding) > _severity(worst[key]):
+            worst[key] = finding
+    return list(worst.values())
+
+
+def _severity(finding: Finding) -> tuple[int, int]:
+    return ("ok", "warning", "leak").index(finding.level), finding.count
 
 
 def columns_used(config: StudyConfig, tables: Tables) -> dict[str, list[tuple[str, str]]]:

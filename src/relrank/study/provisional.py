@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -77,14 +78,14 @@ class ProvisionalResults:
     def offer(self) -> None:
         """Offer a result to the callback, if one on relations can be made and the last one was long enough ago."""
         now = time.monotonic()
-        if self._awaited and now < self._began + PATIENCE:
+        if now < self._next or (self._awaited and now < self._began + PATIENCE):
             return
-        if any(arm.relations for arm, _ in self._done) and now >= self._next:
-            self.callback.provisional(self._timed)
-
-    def _timed(self) -> StudyResult:
-        began = time.monotonic()
         n_seeds, done = comparable(self._done, self.config.study.seeds, self._first_batch)
+        if any(arm.relations for arm, _ in done):
+            self.callback.provisional(partial(self._timed, n_seeds, done))
+
+    def _timed(self, n_seeds: int, done: Done) -> StudyResult:
+        began = time.monotonic()
         study = self.config.study.model_copy(update={"seeds": self.config.study.seeds[:n_seeds]})
         material = replace(self.material, split_contexts=self.material.split_contexts[:n_seeds])
         result = self.assemble(self.config.model_copy(update={"study": study}), material, done, self._progress())

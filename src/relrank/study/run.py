@@ -130,7 +130,7 @@ def _assemble_result(
     subject = plan_subject(strengths, effects_of)
     if subject is not None:
         path = plan_of(results, subject.model, subject.relations, subject.margin)
-        plan = plan_card(path, results, first.graph)
+        plan = plan_card(path, results, first.graph_at_test)
     leaderboard = result_tables.leaderboard(results)
     study_card = card(config, material, results, engine, skipped) | {"model_strength": strengths, "plan": plan}
     if progress is not None:

@@ -8,7 +8,8 @@ A row with a time enters the graph if it is earlier than
 - else the earliest held-out row of anybody, since all users share the graph. If rows of every age are held out, few
   rows may be left; a temporal split avoids this.
 
-A row at exactly that time is dropped, since the held-out row may have caused it. Whatever its time, a row that a user
+A row at exactly that time is dropped, since the held-out row may have caused it; a date without a time of day counts
+as the end of the day if the interactions have times of day. Whatever its time, a row that a user
 made of an item is dropped if that pair is held out: a review or a tag exists because of the interaction.
 """
 
@@ -199,7 +200,7 @@ def _kept(rows: _Rows, split: Split, notices: list[Notice]) -> Bool:
                 expected="a time column, to cut both at the same moment; or no time for the table",
                 found="no times",
             )
-        early = rows.time < _bounds(rows.users, split)
+        early = _last_moments(rows.time, split) < _bounds(rows.users, split)
     kept: Bool = early & ~own
     notices += [
         Notice(rows.where, text, int(out.sum())) for text, out in ((OWN, own), (LATE, ~early & ~own)) if out.any()
@@ -213,6 +214,17 @@ def _kept(rows: _Rows, split: Split, notices: list[Notice]) -> Bool:
             found=f"{int(own.sum()):,} of {n:,} rows made of a held-out item by its user, the others too late",
         )
     return kept
+
+
+def _last_moments(time: Int64, split: Split) -> Int64:
+    """Times of rows; the ends of days for dates without a time of day, if the interactions have times of day.
+
+    A row of the day of an order may be younger than the order.
+    """
+    held, day = split.valid.then(split.test).time, 24 * 3600 * split.train.ticks
+    if not day or (time % day).any() or held is None or not (held % day).any():
+        return time
+    return time + day - 1
 
 
 def _bounds(users: tuple[Int32, ...], split: Split) -> Int64 | np.int64:

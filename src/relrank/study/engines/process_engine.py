@@ -96,7 +96,11 @@ class ProcessEngine:
 
     def __enter__(self) -> Self:
         """Start the processes, which load their libraries while this one prepares the data."""
-        self._idle()
+        try:
+            self._idle()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(
