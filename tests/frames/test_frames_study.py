@@ -182,6 +182,11 @@ def test_a_fast_run_is_the_first_part_of_the_whole_one(tmp_path):
     assert "1 of 2 splits" in str(quick.card["audit"])
     keys = {cell["key"] for cell in quick.card["cells"]}
     assert keys < {cell["key"] for cell in one.run(quiet=True).card["cells"]}
+    stored = (tmp_path / "shop" / "results.json").read_bytes()
+    with pytest.raises(InputError, match="would replace the result of a larger one"):
+        one.run(fast=True, quiet=True)
+    assert (tmp_path / "shop" / "results.json").read_bytes() == stored
+    assert one.result.card["seeds"] == [0, 1]
 
 
 def test_without_relations_they_are_proposed(tmp_path):

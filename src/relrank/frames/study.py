@@ -254,7 +254,8 @@ class Study:
 
         Raises:
             LeakError: the audit found a leak that ``study={"accept_leaks": [...]}`` does not name.
-            InputError: data or settings are wrong, or the folder belongs to another study or is in use.
+            InputError: data or settings are wrong, the folder belongs to another study or is in use, or a fast run
+                would replace the result of a larger one.
         """
         engine = self._engine(jobs)
         config, folder, left_out = self.config, self.folder, None
@@ -263,6 +264,8 @@ class Study:
             config, left_out = budget.fast(config)
         if smoke:
             config, folder = shrink(config), folder.with_name(f"{folder.name}-smoke")
+        if fast:
+            budget.refuse_smaller(config, folder)
         data = self._prepare(quiet, smoke)
         if left_out is not None:
             contexts = tuple(c for c in data.split_contexts if c.seed in config.study.seeds)
