@@ -218,8 +218,8 @@ class Estimator:
         if self._served is None:
             self._served = ServedModel(self.model, run, Limits(k=sys.maxsize, history=sys.maxsize), sys.maxsize)
         key = keys.keys.dtype
-        columns = [("item", key), ("place", pl.UInt32), ("similar", key), ("similarity", pl.Float32)]
-        frames = [pl.DataFrame(schema=columns)]
+        schema = {"item": key, "place": pl.UInt32(), "similar": key, "similarity": pl.Float32()}
+        frames = [pl.DataFrame(schema=schema)]
         for row in rows.tolist():
             near, similarity = self._served.similar(row, k)
             frames.append(

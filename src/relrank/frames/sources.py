@@ -184,15 +184,13 @@ class Sources:
         section["nodes"] = {
             kind: sources._node_section(kind, given, tables[kind], ends, where) for kind, given in described.items()
         }
-        keys = {kind: each["key"] for kind, each in section["nodes"].items()}
-        types = {**{column: kind for kind, column in keys.items()}, columns.user: user, columns.item: item}
+        types = {n["key"]: t for t, n in section["nodes"].items()} | {columns.user: user, columns.item: item}
         section["links"] = {name: sources._link_section(name, each, types, where) for name, each in _items(links)}
         if texts is not None:
             section["texts"] = sources._text_section(texts, types, columns.item, where)
         section["na_values"] = None if na_values is None else list(na_values)
         sources.data = {name: value for name, value in section.items() if value not in (None, {})}
-        sources._held.clear()  # the tables are copies
-        sources._files.clear()
+        sources._held, sources._files = [], {}  # the tables are copies
         return sources
 
     def file_of(self, frame: Any) -> str:
