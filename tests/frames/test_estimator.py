@@ -65,6 +65,21 @@ def test_lists_are_those_of_the_fitted_run_and_of_the_saved_one(tmp_path):
     assert model.recommend([[1, 2], [3]], 2).drop("user").equals(histories.drop("user"))
 
 
+@pytest.mark.parametrize("model", ["ease", "popularity"])
+def test_nobody_asked_for_gets_the_same_columns_without_rows(model):
+    one = fitted(model)
+    for nobody in ([], {}, pl.Series([], dtype=pl.String)):
+        assert one.recommend(nobody).equals(one.recommend("C-3").clear())
+    assert one.similar([]).equals(one.similar([1]).clear())
+    frames = rr.Estimator(model).fit(PURCHASES.to_dict(as_series=False), **COLUMNS)
+    assert frames.similar([]).schema == frames.similar([1]).schema
+
+
+def test_names_of_histories_may_be_of_several_types():
+    lists = fitted().recommend({"new": [1, 2], 7: [3]}, 1)
+    assert lists["user"].to_list() == ["new", "7"]
+
+
 def test_relations_change_what_is_fitted():
     alone = fitted("sparse-ease")
     related = rr.Estimator("sparse-ease", weight=30.0).fit(PURCHASES, **COLUMNS, nodes=NODES, relations=DRIVER)

@@ -142,7 +142,37 @@ def test_smoke_runs_have_a_folder_of_their_own(tmp_path):
     assert result.card["smoke"]
     assert (tmp_path / "shop-smoke" / "card.json").is_file()
     assert not (tmp_path / "shop" / "card.json").exists()
-    assert "smoke run" in result._repr_html_()
+    assert one.answer.startswith("Smoke run, the figures mean nothing: ")
+    for text in (repr(one), one._repr_html_(), repr(result), result._repr_html_()):
+        assert "moke run, the figures mean nothing" in text
+    said = " ".join(CliRunner().invoke(app, ["report", str(tmp_path / "shop-smoke")]).output.split())
+    assert said.count("moke run") == 1
+    assert one.answer in said
+    page = (tmp_path / "shop-smoke" / "report.html").read_text("utf-8")
+    assert one.answer.partition(":")[0] in page
+
+
+def test_edited_settings_and_results_of_the_caller_do_not_reach_the_study(tmp_path, done):
+    settings: dict[str, Any] = {
+        "relations": {"driver": {"kind": "attribute", "node": "product", "column": "driver"}},
+        "features": {"fame": {"node": "product", "column": "fame", "kind": "number"}},
+        "models": [{"name": "ease", "config": {"l2": 10.0}}],
+        "study": {"seeds": [0], "trials": 2},
+        "protocol": {"split": "random-leave-one-out"},
+        "weights": {"weight": "decay", "half_life": 9.0},
+    }
+    one = study(tmp_path / "shop", **settings)
+    before = one.to_toml()
+    settings["relations"]["driver"]["column"] = "echo"
+    settings["features"]["fame"]["column"] = "echo"
+    settings["models"][0]["config"]["l2"] = 20.0
+    settings["study"]["seeds"].append(1)
+    settings["protocol"]["split"] = "last-leave-one-out"
+    settings["weights"]["half_life"] = 10.0
+    assert one.to_toml() == before
+    columns = done.verdicts.columns
+    done.verdicts.insert_column(0, pl.Series("mine", [1] * len(done.verdicts)))
+    assert done.verdicts.columns == columns
 
 
 def test_a_fast_run_is_the_first_part_of_the_whole_one(tmp_path):
@@ -152,6 +182,11 @@ def test_a_fast_run_is_the_first_part_of_the_whole_one(tmp_path):
     assert "1 of 2 splits" in str(quick.card["audit"])
     keys = {cell["key"] for cell in quick.card["cells"]}
     assert keys < {cell["key"] for cell in one.run(quiet=True).card["cells"]}
+    stored = (tmp_path / "shop" / "results.json").read_bytes()
+    with pytest.raises(InputError, match="would replace the result of a larger one"):
+        one.run(fast=True, quiet=True)
+    assert (tmp_path / "shop" / "results.json").read_bytes() == stored
+    assert one.result.card["seeds"] == [0, 1]
 
 
 def test_without_relations_they_are_proposed(tmp_path):

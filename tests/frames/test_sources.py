@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import narwhals as nw
+import numpy as np
 import polars as pl
 import pytest
 from shop_frames import COLUMNS, DRIVER, shop
@@ -202,3 +204,67 @@ def test_named_levels_of_an_index_are_columns():
     frame = pandas.DataFrame({"a": [1, 2]}, index=pandas.Index(["x", "y"], name="key"))
     assert as_frame(frame, "here").to_dict(as_series=False) == {"key": ["x", "y"], "a": [1, 2]}
     assert as_frame(frame.rename_axis(None), "here").columns == ["a"]
+
+
+def arrays() -> dict[str, Any]:
+    """Columns of types whose memory polars can share with NumPy, and of others."""
+    days = np.array(["2024-01-01", "2024-01-02", "2024-01-03"], "datetime64[ns]")
+    single = np.array([0.5, 1.5, 2.5], np.float32)
+    return {"whole": np.array([1, 2, 3]), "real": np.array([0.5, 1.5, 2.5]), "single": single, "time": days,
+            "yes": np.array([True, False, True]), "vector": np.ones((3, 2))}  # fmt: skip
+
+
+OF_ARRAYS = {
+    "columns": lambda columns: columns,
+    "polars": pl.DataFrame,
+    "lazy": lambda columns: pl.DataFrame(columns).lazy(),
+    "narwhals": lambda columns: nw.from_native(pl.DataFrame(columns)),
+    "arrow": lambda columns: Arrow(pl.DataFrame(columns)),
+}
+
+
+@pytest.mark.parametrize("library", OF_ARRAYS)
+def test_edited_arrays_do_not_reach_the_copy_of_their_frame(library):
+    columns = arrays()
+    mine = as_frame(OF_ARRAYS[library](columns), "here", copy=True)
+    before = mine.to_dicts()
+    for values in columns.values():
+        values[:] = values[1] + 1 if values.dtype.kind in "if" else values[1]
+    assert mine.to_dicts() == before
+    assert (before[0]["whole"], before[0]["real"], before[0]["vector"]) == (1, 0.5, [1.0, 1.0])
+
+
+@pytest.mark.parametrize("wrap", [lambda frame: frame, nw.from_native])
+def test_edited_frames_of_pandas_do_not_reach_their_copy(wrap):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"whole": [1, 2, 3], "real": [0.5, 1.5, 2.5], "yes": [True, False, True]})
+    frame["nullable"] = pandas.array([1, 2, 3], "Int64")
+    mine = as_frame(wrap(frame), "here")
+    for name in frame.columns:
+        frame.loc[0, name] = frame.loc[1, name]
+    assert mine.row(0) == (1, 0.5, True, 1)
+    assert library_of(wrap(frame)) == "pandas"
+
+
+@pytest.mark.parametrize("kind", ["columns", "polars", "pandas"])
+def test_a_study_is_of_the_frames_as_they_were_given(tmp_path, kind):
+    def of(out: str) -> tuple[rr.Study, dict[str, Any], Any]:
+        columns = {name: PURCHASES[name].to_numpy().copy() for name in PURCHASES.columns}
+        products = {"sku": PRODUCTS["sku"].to_numpy().copy(), "price": np.arange(len(PRODUCTS)) % 3}
+        if kind == "columns":
+            return study(tmp_path / out, columns, products, relations={}), products, columns
+        library = pl if kind == "polars" else pytest.importorskip("pandas")
+        rows, nodes = library.DataFrame(columns), library.DataFrame(products)
+        edited = (products, columns) if kind == "polars" else (nodes, rows)
+        return study(tmp_path / out, rows, nodes, relations={}), *edited
+
+    untouched, edited = of("one")[0], of("two")
+    one, nodes, rows = edited
+    if kind == "pandas":
+        nodes.loc[:, "price"] = 7
+        rows.loc[:, "sku"] = rows["sku"].iloc[0]
+    else:
+        nodes["price"][:] = 7
+        rows["sku"][:] = rows["sku"][0]
+    assert fingerprint(one) == fingerprint(untouched)
+    assert one.data.tables.nodes["product"].frame["price"].n_unique() == 3

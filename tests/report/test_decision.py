@@ -92,7 +92,7 @@ def test_titles_are_shown_and_escaped():
 @pytest.mark.parametrize(
     ("change", "title", "text"),
     [
-        ({"smoke": True}, "Smoke run", "the figures mean nothing"),
+        ({"smoke": True}, "Smoke run", "few users and trials"),
         ({"accepted_leaks": [{"names": ["has_tag"], "check": "c", "message": "60 of 60", "count": 60}]},
          "Leak accepted: has_tag", "c: 60 of 60. The study file accepts this by name"),
         ({"audit": [{"level": "leak", "check": "c", "message": "12 rows", "count": 12}]},

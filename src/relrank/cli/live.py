@@ -19,7 +19,7 @@ from relrank.cli.progress import print_plain
 from relrank.evaluation.evaluate import HISTORY_LENGTH
 from relrank.graph.relation import NO_TITLES, Titles
 from relrank.report import write_report
-from relrank.report.decision import WEAK_JUDGE, caveats
+from relrank.report.decision import SMOKE_RUN, WEAK_JUDGE, caveats
 from relrank.report.study_comparison import compare_studies
 from relrank.report.verdict_summary import decision_sentence
 from relrank.study.cell import Cell
@@ -259,8 +259,8 @@ def _print_warnings(console: Console, result: StudyResult) -> None:
         weak = judge["stronger"] or judge["better_setting"] is not None
         _print(console, judge["sentence"], "bold yellow" if weak else "")
     for caveat in caveats(result):
-        if caveat.title == WEAK_JUDGE:
-            continue  # printed above, with those of the other models
+        if caveat.title in (WEAK_JUDGE, SMOKE_RUN):
+            continue  # printed above, with those of the other models; the answer begins with it
         style = "bold red" if caveat.level == "leak" else "bold yellow"
         _print(console, f"{caveat.title}: {caveat.text}", style)
     if features := card.get("features"):

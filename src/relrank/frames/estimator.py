@@ -185,8 +185,9 @@ class Estimator:
         """
         run = self._run()
         check_k(k)
-        if isinstance(users, Mapping):
+        if isinstance(users, Mapping) and users:
             return self._native(_of_histories(run, users, k))
+        users = [] if isinstance(users, Mapping) else users  # nobody: no rows, the same columns
         asked = [users] if isinstance(users, str | int) else as_list(users, "users")
         if asked and all(isinstance(history, list | tuple | np.ndarray | pl.Series) for history in asked):
             return self._native(_of_histories(run, dict(enumerate(map(list, asked))), k))
@@ -216,7 +217,9 @@ class Estimator:
         rows = keys.rows(as_keys(asked, keys.keys), "items")
         if self._served is None:
             self._served = ServedModel(self.model, run, Limits(k=sys.maxsize, history=sys.maxsize), sys.maxsize)
-        frames = []
+        key = keys.keys.dtype
+        schema = {"item": key, "place": pl.UInt32(), "similar": key, "similarity": pl.Float32()}
+        frames = [pl.DataFrame(schema=schema)]
         for row in rows.tolist():
             near, similarity = self._served.similar(row, k)
             frames.append(
@@ -229,9 +232,7 @@ class Estimator:
                     }
                 )
             )
-        frame = (
-            pl.concat(frames) if frames else pl.DataFrame(schema=dict.fromkeys(("item", "place", "similar"), pl.Null))
-        )
+        frame = pl.concat(frames)
         titles = run.titles.rename({"key": "similar"})
         titled = frame.join(titles, on="similar", how="left", maintain_order="left")
         return self._native(titled.select("item", "place", "similar", "title", "similarity"))
@@ -351,4 +352,4 @@ def _of_histories(run: FittedRun, histories: Mapping[Any, Iterable[Any]], k: int
     for name, history in histories.items():
         best = run.recommend_for(as_list(history, f"history {name!r}"), k)
         frames.append(best.select(pl.lit(name).alias("user"), pl.all()))
-    return pl.concat(frames)
+    return pl.concat(frames, how="vertical_relaxed")  # names of several types are texts

@@ -15,7 +15,7 @@ WITHOUT_ARROW = ("pandas", "modin")
 def to_library(frame: pl.DataFrame, library: Library) -> Any:
     """A polars frame as one of another library."""
     if library == "polars":
-        return frame
+        return frame.clone()  # whoever edits it in place does not edit the result
     if library in WITHOUT_ARROW:
         columns = {name: frame[name].to_list() for name in frame.columns}
         return nw.from_dict(columns, _schema(frame), backend=library).to_native()

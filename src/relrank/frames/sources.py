@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, get_args
 
+import narwhals as nw
 import polars as pl
 
 from relrank.errors import InputError, did_you_mean, one_of
@@ -117,7 +118,7 @@ class Sources:
     """Frames by file name, and the ``[data]`` section that describes them.
 
     Attributes:
-        tables: polars frames by name of the file that they are written to.
+        tables: polars frames by name of the file that they are written to; they share no memory with those given.
         data: the section, in plain values; ``path`` is not set.
         library: of the interactions, such as "pandas".
     """
@@ -183,13 +184,13 @@ class Sources:
         section["nodes"] = {
             kind: sources._node_section(kind, given, tables[kind], ends, where) for kind, given in described.items()
         }
-        keys = {kind: each["key"] for kind, each in section["nodes"].items()}
-        types = {**{column: kind for kind, column in keys.items()}, columns.user: user, columns.item: item}
+        types = {n["key"]: t for t, n in section["nodes"].items()} | {columns.user: user, columns.item: item}
         section["links"] = {name: sources._link_section(name, each, types, where) for name, each in _items(links)}
         if texts is not None:
             section["texts"] = sources._text_section(texts, types, columns.item, where)
         section["na_values"] = None if na_values is None else list(na_values)
         sources.data = {name: value for name, value in section.items() if value not in (None, {})}
+        sources._held, sources._files = [], {}  # the tables are copies
         return sources
 
     def file_of(self, frame: Any) -> str:
@@ -200,7 +201,7 @@ class Sources:
         """Take a frame; the same one under two names is one file."""
         if (known := self._files.get(id(value))) is not None:
             return self.tables[known]
-        frame = as_frame(value, where)
+        frame = as_frame(value, where, copy=True)
         if frame.is_empty():
             raise InputError("frame has no rows", where=where, expected="at least one row", found="none")
         for column, dtype in frame.schema.items():
@@ -267,7 +268,7 @@ class Sources:
 
 def library_of(frame: Any) -> Library:
     """The library of a frame; "polars" for those without frames of their own, such as queries."""
-    name = type(frame).__module__.partition(".")[0]
+    name = type(nw.to_native(frame, pass_through=True)).__module__.partition(".")[0]
     return name if name in get_args(Library) else "polars"  # type: ignore[return-value]
 
 

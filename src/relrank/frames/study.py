@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -48,7 +49,8 @@ class Study:
     Frames are those of pandas, polars, Arrow or any library that narwhals knows; results are frames of the library of
     ``interactions`` (polars for libraries without frames of their own). The frames are written as Parquet into
     ``out/frames`` beside a ``study.toml``, and the study runs as ``relrank study out/study.toml`` would: finished
-    cells are reused, also by the command line, and changed frames run again what depends on them.
+    cells are reused, also by the command line, and changed frames run again what depends on them. Frames and settings
+    are copied: who edits them later makes a new study.
 
         study = rr.Study(purchases, user="customer", item="sku", time="bought_at", nodes={"product": products})
         study.run()
@@ -122,7 +124,7 @@ class Study:
         self._sources = Sources.of(interactions, columns, nodes, links, texts, parts, na_values)
         given = self._sources.data
         folder = None if out is None else named(Path(out))
-        self._raw: dict[str, Any] = {
+        raw: dict[str, Any] = {
             "name": name or (f"{given['user']}-{given['item']}" if folder is None else folder.name),
             "title": title,
             "description": description,
@@ -134,6 +136,7 @@ class Study:
             "models": None if models is None else [{"name": m} if isinstance(m, str) else m for m in models],
             "study": study or {},
         }
+        self._raw = deepcopy(raw)  # whoever edits the settings that were given does not edit the study
         self._protocol_is_default = protocol is None and test is None
         self._needs_proposal = relations is None
         self._findings: list[Finding] = []
@@ -251,7 +254,8 @@ class Study:
 
         Raises:
             LeakError: the audit found a leak that ``study={"accept_leaks": [...]}`` does not name.
-            InputError: data or settings are wrong, or the folder belongs to another study or is in use.
+            InputError: data or settings are wrong, the folder belongs to another study or is in use, or a fast run
+                would replace the result of a larger one.
         """
         engine = self._engine(jobs)
         config, folder, left_out = self.config, self.folder, None
@@ -260,6 +264,8 @@ class Study:
             config, left_out = budget.fast(config)
         if smoke:
             config, folder = shrink(config), folder.with_name(f"{folder.name}-smoke")
+        if fast:
+            budget.refuse_smaller(config, folder)
         data = self._prepare(quiet, smoke)
         if left_out is not None:
             contexts = tuple(c for c in data.split_contexts if c.seed in config.study.seeds)
@@ -269,6 +275,8 @@ class Study:
             with engine as running, study_progress(quiet) as callback:
                 result = run_study(config, data, folder, callback, running)
             write_report(result, folder / "report.html")
+            if smoke:
+                Display(quiet).note("a smoke run: its figures, verdicts and plan mean nothing")
             with step_progress("fitting the best model", quiet) as progress:
                 winner = save_winner(config, data, folder, lambda text: progress(text, 0, None))
         self._done = self.config, result, winner, folder
@@ -292,7 +300,7 @@ class Study:
 
     @property
     def answer(self) -> str:
-        """What to build, and what is known about the other relations, in a sentence or two."""
+        """What to build, and what is known about the other relations, in a sentence or two; a smoke run says so."""
         return answer(self.result)
 
     @property

@@ -25,6 +25,7 @@ from relrank.study.result import StudyResult, titles_of
 from relrank.study.verdicts import ORDER
 
 WEAK_JUDGE = "Weak judge"
+SMOKE_RUN = "Smoke run"
 FEW_USERS = 300
 """Below this number of test users, the page warns that intervals are wide."""
 GROUPS = {
@@ -179,9 +180,7 @@ def caveats(result: StudyResult) -> list[Caveat]:
         title = leak_suffix(accepted, titles) or "leak accepted"
         found.append(Caveat("leak", title[0].upper() + title[1:], f"{_messages(accepted)}. {why}"))
     if card["smoke"]:
-        found.append(
-            Caveat("warning", "Smoke run", "A quick check on few users and trials; the figures mean nothing.")
-        )
+        found.append(Caveat("warning", SMOKE_RUN, "A quick check on few users and trials."))
     found += [Caveat("warning", "Suspicious gain", text) for text in card.get("suspicious_gains", [])]
     lead = primary_model(result)
     for judge in card.get("model_strength", []):

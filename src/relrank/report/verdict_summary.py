@@ -38,7 +38,7 @@ def answer(result: StudyResult) -> str:
     """The decision in one sentence, as the page, the terminal and MLflow show it.
 
     Plan and verdicts are those of ``primary_model``; gains are relative to the interactions alone. A study that still
-    runs is called provisional, and accepted leaks are named.
+    runs is called provisional, a smoke run is called one, and accepted leaks are named.
 
     Args:
         result: a study, finished or not.
@@ -55,9 +55,11 @@ def answer(result: StudyResult) -> str:
 
 def decision_sentence(result: StudyResult) -> str:
     """The same without the remark that a study still runs, for a page that has a banner."""
+    smoke = "Smoke run, the figures mean nothing: " if result.card.get("smoke") else ""
     accepted = leak_suffix(result.card.get("accepted_leaks", []), titles_of(result.card))
     so_far = (progress_of(result.card) or {}).get("so_far")
-    return (f"No verdict yet; {so_far}." if so_far else _sentence(result)) + (f" ({accepted})" if accepted else "")
+    sentence = f"No verdict yet; {so_far}." if so_far else _sentence(result)
+    return f"{smoke}{sentence}" + (f" ({accepted})" if accepted else "")
 
 
 def progress_of(card: Mapping[str, Any]) -> Row | None:

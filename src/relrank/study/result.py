@@ -129,8 +129,6 @@ class StudyResult:
         """Plan and verdicts as tables, for notebooks."""
         titles, plan = titles_of(self.card), self.card.get("plan")
         parts = [html.line(self._headline(), faint=True)]
-        if self.card.get("smoke"):
-            parts.append(html.line("smoke run: the figures mean nothing"))
         if plan is not None and plan["steps"]:
             steps = [
                 (
@@ -160,7 +158,8 @@ class StudyResult:
         card = self.card
         users, n = f"{card['n_users']:,} users", len(card["seeds"])
         splits = f"{n} split{'s' if n > 1 else ''}"
-        return f"{card['name']}: {card['metric']}, {users}, {card['n_items']:,} items, {splits}"
+        smoke = "smoke run, the figures mean nothing: " if card.get("smoke") else ""
+        return f"{smoke}{card['name']}: {card['metric']}, {users}, {card['n_items']:,} items, {splits}"
 
     def _effect(self, row: Mapping[str, Any], kind: str) -> str:
         if row.get(kind) is None:

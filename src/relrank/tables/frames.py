@@ -59,21 +59,26 @@ class NumericTimes:
         return as_times(times, where, self.unit, notices=notices)
 
 
-def as_frame(value: Any, where: str) -> pl.DataFrame:
+def as_frame(value: Any, where: str, *, copy: bool = False) -> pl.DataFrame:
     """A polars frame with the same rows: whole numbers as Int64 if they fit, categories as text.
 
     Args:
         value: a frame of polars or pandas, an Arrow table, another frame that narwhals knows, or columns by name. A
             lazy frame is collected; named levels of the index of pandas become columns.
         where: names the frame in messages.
+        copy: whether a frame of polars is copied, too; it may share memory with an array that it was made of. Other
+            frames always are, so that their owner may edit them later.
 
     Raises:
         InputError: it is no frame, or a column holds values of several types.
     """
+    value = nw.to_native(value, pass_through=True)
     if isinstance(value, pl.LazyFrame):
         value = _collected(value, where)
     if not isinstance(value, pl.DataFrame):
-        value = _of_pandas(value, where) if _is_pandas(value) else _of_other(value, where)
+        value, copy = _of_pandas(value, where) if _is_pandas(value) else _of_other(value, where), True
+    if copy:  # polars keeps memory of NumPy, pandas and Arrow where types agree; clone() would keep it, too
+        value = value.select(pl.all().gather(pl.int_range(pl.len())))
     whole = [name for name in value.columns if value[name].dtype.is_integer() and not _is_large(value[name])]
     named = [name for name, dtype in value.schema.items() if isinstance(dtype, pl.Categorical | pl.Enum)]
     frame: pl.DataFrame = value.with_columns(pl.col(whole).cast(pl.Int64), pl.col(named).cast(pl.String))
