@@ -196,6 +196,11 @@ def test_more_formats_of_dates_are_read(text):
     assert Column("t", "time", pl.Series("time", [text] * 3)).times.to_list() == [DAY] * 3
 
 
+def test_days_that_could_be_months_are_named():
+    swap = {day: Column("t", "time", pl.Series("time", ["02/03/2023", day])) for day in ("05/06/2023", "05/16/2023")}
+    assert [column.days_may_be_months for column in swap.values()] == [True, False]
+
+
 def test_zero_dates_are_missing():
     column = Column("t", "time", pl.Series("time", ["0000-00-00 00:00:00", "2023-01-13 14:28:00"]))
     assert column.times.to_list() == [None, DAY]

@@ -236,6 +236,13 @@ class Column:
         return str((known if unread.is_empty() else unread)[0])
 
     @property
+    def days_may_be_months(self) -> bool:
+        """Whether dates are read as month/day/year and could as well be day/month/year."""
+        pattern = self._formatted[0] if self.values.dtype == pl.String and self._formatted else ""
+        swapped = pattern.replace("%m/%d/", "%d/%m/")
+        return swapped != pattern and not _unread(self.text.drop_nulls(), swapped).any()
+
+    @property
     def times_are_plain(self) -> bool:
         """Whether study files read the times as they are written."""
         if self.raw.dtype == pl.String and bool(self.raw.str.strip_chars().is_in(MORE_MISSING).any()):
