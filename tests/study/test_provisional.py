@@ -200,6 +200,13 @@ def test_a_fast_study_is_the_cheap_part_of_the_whole_one(study_file, tmp_path):
     assert "relational-lightgcn" in [m.name for m in fast(read_study(study_file))[0].models]
 
 
+def test_an_unknown_model_is_left_for_its_own_message(study_file):
+    study_file.write_text(study_file.read_text().replace('name = "relational-ease"', 'name = "no-such-model"'))
+    small, _ = fast(read_study(study_file))
+    with pytest.raises(InputError, match="unknown model"):
+        grid(small, prepare(small, study_file.parent))
+
+
 def test_a_fast_study_does_not_replace_a_larger_one(finished):
     path, _ = finished
     config = read_study(path)

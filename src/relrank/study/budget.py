@@ -26,7 +26,7 @@ def fast(config: StudyConfig) -> tuple[StudyConfig, Finding | None]:
     """
     study = config.study
     kept = tuple(m for m in config.models if not _is_trained(m))
-    judges = [m for m in kept if MODELS[m.kind].relational] if config.relations else kept
+    judges = [m for m in kept if m.kind in MODELS and MODELS[m.kind].relational] if config.relations else kept
     models = kept if judges and study.versus not in _names(config.models, kept) else config.models
     left_out = []
     if len(study.seeds) > 1:
