@@ -33,21 +33,25 @@ MORE_MISSING = (
     "keine Angabe",
     "n.a.",
     "tbd",
+    "0000-00-00",
+    "0000-00-00 00:00:00",
 )
 """Words for missing values that people write, and that are also read as missing if the study file says so."""
 MOSTLY = 0.98
+_DATE = (
+    r"^(\d{4}-\d\d?-\d\d?|\d{1,4}[./]\d\d?[./]\d{2,4}|\d{1,2}[- ]([A-Z][A-Za-z]{2,8}|\d\d?)[- ]\d{2,4}"
+    r"|[A-Z][a-z]{2,8} \d{1,2},? \d{4})([T ,]|$)"
+)
+_ISO = r"^\d{4}-\d\d-\d\d([Tt ]\d\d:\d\d.*)?$"
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _BEFORE = r"^(?:[€$£]|EUR|USD|CHF|GBP)?\s*[+-]?"
 _UNIT = r"(?:[€$£%]|EUR|USD|CHF|GBP|kg|g|cm|mm|ml|l)?$"
 _LOCAL_NUMBER = _BEFORE + r"(\d{1,3}(?:[.' ]\d{3})+|\d+)(?:,(\d+))?\s*" + _UNIT
 _CURRENCY = _BEFORE + r"\d+(?:,\d{3})*(?:\.\d+)?\s*" + _UNIT
 _FLAGS = (("0", "1"), ("false", "true"), ("f", "t"), ("n", "y"), ("no", "yes"), ("nein", "ja"), ("n", "j"))
-DATE_FORMATS = (
-    "%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%d.%m.%Y", "%d.%m.%y", "%Y/%m/%d %H:%M:%S", "%Y/%m/%d %H:%M", "%Y/%m/%d",
-    "%m/%d/%Y %H:%M:%S", "%m/%d/%Y %H:%M", "%m/%d/%Y", "%d/%m/%Y %H:%M:%S", "%d/%m/%Y %H:%M", "%d/%m/%Y",
-    "%d-%m-%Y %H:%M:%S", "%d-%m-%Y %H:%M", "%d-%m-%Y", "%d-%b-%Y", "%d %b %Y", "%b %d, %Y", "%Y%m%d%H%M%S", "%Y%m%d",
-    "%m %d, %Y",
-)  # fmt: skip
+_DAYS = ("%d.%m.%Y", "%d.%m.%y", "%Y/%m/%d", "%m/%d/%Y", "%d/%m/%Y", "%d-%m-%Y", "%d-%b-%Y", "%d %b %Y", "%b %d, %Y")
+_HOURS = ("", " %H:%M:%S", " %H:%M", " %I:%M:%S %p", " %I:%M %p")
+DATE_FORMATS = (*(day + hour for day in _DAYS for hour in _HOURS), "%Y%m%d%H%M%S", "%Y%m%d", "%m %d, %Y")
 """Formats of dates other than ISO, which study files do not read: they are converted."""
 
 
@@ -209,14 +213,40 @@ class Column:
         if self.sample.str.contains(r"^\d{8}$").all() and not names_a(self.name, TIME):
             return None
         for pattern in DATE_FORMATS:
+            if _unread(self.sample.head(100), pattern).any():
+                continue
             times = self.text.str.strptime(pl.Datetime("us"), pattern, strict=False)
             if times.null_count() == self.text.null_count() and bool(times.dt.year().is_between(1900, 2200).all()):
                 return pattern, times.cast(DATETIME_NS)
         return None
 
+    @cached_property
+    def unread_time(self) -> str | None:
+        """A value that keeps a column that is named like a time, or looks like one, from being read; else None."""
+        if self.values.dtype != pl.String or self.kind not in ("value", "text"):
+            return None
+        dates = self.share(_DATE)
+        if dates < 0.5 and not (dates > 0 and names_a(self.name, TIME)):
+            return None
+        formats = min((_unread(self.sample, f).sum(), f) for f in (_ISO, *DATE_FORMATS))
+        if formats[0] == len(self.sample) and not names_a(self.name, TIME):
+            return None
+        known = self.text.drop_nulls()
+        unread = known.filter(_unread(known, formats[1]))
+        return str((known if unread.is_empty() else unread)[0])
+
+    @property
+    def days_may_be_months(self) -> bool:
+        """Whether dates are read as month/day/year and could as well be day/month/year."""
+        pattern = self._formatted[0] if self.values.dtype == pl.String and self._formatted else ""
+        swapped = pattern.replace("%m/%d/", "%d/%m/")
+        return swapped != pattern and not _unread(self.text.drop_nulls(), swapped).any()
+
     @property
     def times_are_plain(self) -> bool:
         """Whether study files read the times as they are written."""
+        if self.raw.dtype == pl.String and bool(self.raw.str.strip_chars().is_in(MORE_MISSING).any()):
+            return False
         return self.values.dtype != pl.String or self._formatted is None or self.share(r"^\d{4}-\d\d-\d\d") >= MOSTLY
 
     @cached_property
@@ -292,6 +322,16 @@ class Column:
     def top_share(self) -> float:
         """Share of the most frequent value among the known ones."""
         return float(self.counts["count"][0]) / self.n_known if self.n_distinct else 0.0
+
+
+def _unread(known: pl.Series, pattern: str) -> pl.Series:
+    """Which texts a format of dates does not read as a date from 1900 to 2200."""
+    if pattern == _ISO:
+        days = known.str.head(10).str.strptime(pl.Date, "%Y-%m-%d", strict=False)
+        days = pl.select(pl.when(known.str.contains(_ISO)).then(days)).to_series()
+    else:
+        days = known.str.strptime(pl.Datetime("us"), pattern, strict=False).dt.date()
+    return ~days.dt.year().is_between(1900, 2200).fill_null(False)
 
 
 def _list_of(text: str) -> list[str] | None:

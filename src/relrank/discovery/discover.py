@@ -247,6 +247,10 @@ def _follow(draft: Draft, sides: dict[str, Side], ends: Ends) -> None:
     for table in draft.tables.values():
         if table.name not in draft.used and not any(f.where.split(".")[0] == table.name for f in draft.findings):
             draft.find("left out", table.name, "no column leads to users, items or their attributes", table.rows)
+        for column in table:
+            if (value := column.unread_time) is not None:
+                why = f"looks like times, but {value[:60]!r} is in no known format, or in another one than most"
+                draft.find("left out", column.where, why)
 
 
 def _read_node(draft: Draft, node: NodeType, sides: dict[str, Side], read: set[str]) -> None:

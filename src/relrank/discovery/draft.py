@@ -77,7 +77,9 @@ class Draft:
         """Replace dates that a study file cannot read as they are written."""
         if column.times is not None and not column.times_are_plain:
             self.change(column.table, column.times.alias(column.name))
-            self.find("cleaning", column.where, "dates that are not ISO are read as dates", column.n_known)
+            self.find("cleaning", column.where, "its times are rewritten as a study file reads them", column.n_known)
+            if column.days_may_be_months:
+                self.find("ambiguous", column.where, "read as month/day/year, and could be day/month/year")
 
     def read_keys(self, reference: Reference, table: str | None = None) -> None:
         """Replace keys that match those of another table but for case, spaces and leading zeros.
