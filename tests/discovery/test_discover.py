@@ -139,6 +139,17 @@ def test_columns_of_items_that_tell_who_chose_them_are_leaks(shop):
     assert (fits["target"], fits["separator"]) == ("product", ";")
 
 
+@pytest.mark.parametrize("descending", [True, False])
+def test_the_place_in_the_order_of_sales_is_a_leak(descending):
+    """Rank 1 may be the item with the most or the fewest rows; the name says nothing."""
+    pairs = [(f"u{(i * 3 + k) % 90}", f"i{i}") for i in range(60) for k in range(4 + i)]
+    orders = pl.DataFrame(pairs, ["user", "item"], orient="row")
+    places = [(60 - i if descending else i + 1) // 2 for i in range(60)]
+    items = pl.DataFrame({"item": [f"i{i}" for i in range(60)], "z": places, "colour": ["a", "b", "c"] * 20})
+    proposal = discover({"orders": orders, "items": items})
+    assert "items.z" in {f.where for f in proposal.findings if f.kind == "leak"}
+
+
 def test_a_bare_list_of_pairs_is_enough_if_it_is_all_there_is(shop):
     pairs = pl.DataFrame([(f"a{i % 40}", f"b{(i * 7 + i // 40) % 60}") for i in range(800)], ["a", "b"], orient="row")
     assert discover({"pairs": pairs}).config["data"]["interactions"]["file"] == "pairs"

@@ -78,7 +78,7 @@ def _is_alike(values: pl.Series, figure: pl.Series, name: str) -> bool:
     if name == "first time":
         return False  # when an item came into the shop is close to its first sale, and known before it
     a, b = values.rank().to_numpy(), figure.rank().to_numpy()
-    return bool(np.corrcoef(a, b)[0, 1] >= RANKED)
+    return bool(abs(np.corrcoef(a, b)[0, 1]) >= RANKED)  # rank 1 may be the best seller
 
 
 def sounds_computed(name: str) -> bool:
