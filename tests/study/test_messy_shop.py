@@ -73,5 +73,7 @@ def test_with_times_the_plan_is_brand_and_tags_and_colour_is_nothing(shop, monke
     for shown in (" ".join(out.split()), " ".join(page.split())):
         assert sentence in shown
         assert interval_caveat in shown
-    rows = re.findall(r'<th scope="row">(\w+)</th>', page[page.index('id="plan"') : page.index('id="verdicts"')])
+    rows = re.findall(
+        r'<th scope="row">(\w+)</th>', page[page.index('id="plan-table"') : page.index('id="verdicts"')]
+    )
     assert rows == built

@@ -80,8 +80,9 @@ def unpack(files: Mapping[str, bytes]) -> SplitContext:
     """The split context that was packed, bit for bit."""
     from safetensors.numpy import load
 
-    graph, final_graph = (_unpack_graph(files, prefix) for prefix in _GRAPHS.values())
-    assert graph is not None
+    graph = _unpack_graph(files, "graph")
+    has_final = any(name.startswith(_GRAPHS["final_graph"]) for name in files)
+    final_graph = _unpack_graph(files, "final_graph") if has_final else None
     arrays, metadata = load(files["rows.safetensors"]), json.loads(files["split.json"])
     train, valid, test, *repeats = (
         Interactions(**{c: arrays.get(f"{part}.{c}") for c in _COLUMNS}, ticks=metadata["ticks"])  # type: ignore[arg-type]
@@ -121,13 +122,12 @@ def unpack(files: Mapping[str, bytes]) -> SplitContext:
     )
 
 
-def _unpack_graph(files: Mapping[str, bytes], prefix: str) -> Graph | None:
-    content = {name.removeprefix(prefix): data for name, data in files.items() if name.startswith(prefix)}
-    if not content:
-        return None
+def _unpack_graph(files: Mapping[str, bytes], attribute: str) -> Graph:
+    prefix = _GRAPHS[attribute]
     with tempfile.TemporaryDirectory() as folder:
-        for name, data in content.items():
-            (Path(folder) / name).write_bytes(data)
+        for name, data in files.items():
+            if name.startswith(prefix):
+                (Path(folder) / name.removeprefix(prefix)).write_bytes(data)
         return load_graph(Path(folder))
 
 
