@@ -1,6 +1,7 @@
 """What every test may ask for, and how tests share the cores."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -61,3 +62,17 @@ def data_dir() -> Path:
     if not value:
         pytest.skip("RELRANK_DATA is not set: it names a folder with the real data sets (see CONTRIBUTING.md)")
     return Path(value)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    """Chromium; assertions wait a minute, of which only a failure takes all, since the machine may be busy."""
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=60_000)
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
+    with sync_playwright() as engine:
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        browser = engine.chromium.launch(executable_path=chromium, args=flags)
+        yield browser
+        browser.close()

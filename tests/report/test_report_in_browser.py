@@ -18,11 +18,10 @@ from handmade import crowded, empty, goodbooks, planted
 from relrank.report import write_comparison, write_report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-from playwright.sync_api import Browser, Page, expect, sync_playwright  # noqa: E402
+from playwright.sync_api import Browser, Page, expect  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-expect.set_options(timeout=15_000)  # milliseconds; the machine may be busy
 STUDIES = {"goodbooks": goodbooks, "planted": planted, "crowded": crowded, "empty": empty}
 Visit = Callable[..., Page]
 
@@ -32,15 +31,6 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
     paths = {name: write_report(make(), folder / f"{name}.html") for name, make in STUDIES.items()}
     return paths | {"two": write_comparison(goodbooks(), planted(), folder / "two.html")}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as engine:
-        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        browser = engine.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -25,16 +25,13 @@ from relrank.runs.fitted_run import FittedRun
 
 uvicorn = pytest.importorskip("uvicorn", reason="needs the extra serve")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright  # noqa: E402
+from playwright.sync_api import Browser, Locator, Page, expect  # noqa: E402
 
 from relrank.serve.app import PAGE, make_app  # noqa: E402
 from relrank.serve.service import Service  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-
-PATIENCE = 60_000  # milliseconds, of which only a failure takes all; the machine may be busy
-expect.set_options(timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -71,15 +68,6 @@ def address(service: Service) -> Iterator[str]:
         yield at
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as engine:
-        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        browser = engine.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield browser
-        browser.close()
-
-
 Visit = Callable[..., Page]
 
 
@@ -92,7 +80,7 @@ def visit(browser: Browser, address: str) -> Iterator[Visit]:
         state: str = "", width: int = 1280, at: str = address, script: str = "", may_fail: bool = False, **traits: Any
     ) -> Page:
         context = browser.new_context(viewport={"width": width, "height": 844}, **traits)
-        context.set_default_timeout(PATIENCE)
+        context.set_default_timeout(60_000)  # milliseconds, as for assertions
         contexts.append(context)
         page = context.new_page()
         page.on("request", lambda r: None if r.url.startswith((at, "data:")) else strangers.append(r.url))

@@ -154,7 +154,7 @@ class LiveStudy(LiveProgress):
         print_plain(self._console, why, "yellow")
 
     def provisional(self, assemble: Callable[[], StudyResult]) -> None:
-        """Show what the finished cells say so far: in the display, in a file when it changes, and on the page."""
+        """Show what the finished cells say so far: in the display, as a line of a file, and on the page."""
         self._provisional = result = assemble()
         progress = result.card["progress"]
         cells = f"{progress['cells_done']} of about {progress['cells_total']} cells"

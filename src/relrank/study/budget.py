@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from relrank.errors import InputError
-from relrank.models import MODELS, ClosedForm, Trained
-from relrank.study.config import ModelSection, StudyConfig, trains_on_relations
+from relrank.models import MODELS
+from relrank.study.config import ModelSection, StudyConfig, is_trained, trains_on_relations
 from relrank.study.result import StudyResult
 from relrank.tables.audit import Finding
 
@@ -25,7 +25,7 @@ def fast(config: StudyConfig) -> tuple[StudyConfig, Finding | None]:
         The smaller study, and a warning for its report; None if nothing was left out.
     """
     study = config.study
-    kept = tuple(m for m in config.models if not _is_trained(m))
+    kept = tuple(m for m in config.models if not is_trained(m))
     judges = [m for m in kept if m.kind in MODELS and MODELS[m.kind].relational] if config.relations else kept
     models = kept if judges and study.versus not in _names(config.models, kept) else config.models
     left_out = []
@@ -80,10 +80,6 @@ def thorough(config: StudyConfig) -> StudyConfig:
     unused = [seed for seed in range(len(seeds) + wanted) if seed not in seeds]
     more = unused[: max(wanted - len(seeds), 0)]
     return config.model_copy(update={"study": config.study.model_copy(update={"seeds": (*seeds, *more)})})
-
-
-def _is_trained(model: ModelSection) -> bool:
-    return issubclass(MODELS.get(model.kind, ClosedForm), Trained)
 
 
 def _names(models: Sequence[ModelSection], without: Sequence[ModelSection]) -> list[str]:

@@ -228,6 +228,13 @@ def trains_on_relations(models: Sequence[ModelSection]) -> bool:
     return any(issubclass(kind, Trained) and kind.relational for kind in kinds)
 
 
+def is_trained(model: ModelSection) -> bool:
+    """Whether a model is trained with gradients; an unknown model is reported later, by itself."""
+    from relrank.models import MODELS, ClosedForm, Trained  # imports torch
+
+    return issubclass(MODELS.get(model.kind, ClosedForm), Trained)
+
+
 def read_study(path: Path | str) -> StudyConfig:
     """Read and check a study file.
 

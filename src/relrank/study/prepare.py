@@ -17,9 +17,8 @@ from relrank.graph.construction.context import Progress, silent
 from relrank.graph.construction.feature_builder import columns_of
 from relrank.graph.graph import Graph
 from relrank.kernels.csr import Csr
-from relrank.models import MODELS, ClosedForm, Trained
 from relrank.study.cell import SplitContext, edges_sha
-from relrank.study.config import StudyConfig, trains_on_relations
+from relrank.study.config import StudyConfig, is_trained, trains_on_relations
 from relrank.tables.audit import Finding, audit
 from relrank.tables.files import holds_numbers, read_numbers
 from relrank.tables.protocols import ProtocolConfig, make_split, span
@@ -56,8 +55,7 @@ def smoke(config: StudyConfig) -> StudyConfig:
     study = config.study.model_copy(update={"seeds": config.study.seeds[:1], "trials": 2})
     models = []
     for m in config.models:
-        trained = issubclass(MODELS.get(m.kind, ClosedForm), Trained)
-        train = {**m.train, "epochs": 2, "every": 1} if trained else m.train
+        train = {**m.train, "epochs": 2, "every": 1} if is_trained(m) else m.train
         models.append(m.model_copy(update={"trials": m.trials and min(m.trials, 2), "train": train}))
     return config.model_copy(update={"study": study, "models": tuple(models)})
 
