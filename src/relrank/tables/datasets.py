@@ -15,13 +15,27 @@ import polars as pl
 from relrank.errors import InputError
 from relrank.tables.dataset_formats import read_atomic, read_lists, read_triples, to_interactions
 from relrank.tables.files import column, parse, read_table, read_text
+from relrank.tables.lastfm import hetrec_lastfm
+from relrank.tables.linked_data import linked_data
 from relrank.tables.missing import refuse_missing
 from relrank.tables.movielens import ml_1m, ml_100k
 from relrank.tables.notices import Notice
 from relrank.tables.tables import LinkTable, NodeTable, Tables
 from relrank.tables.times import DATETIME_NS, UNKNOWN_TICKS, Clock
 
-__all__ = ["amazon_beauty", "goodbooks_10k", "lightgcn", "ml_1m", "ml_100k", "recbole", "s3rec", "sasrec"]
+__all__ = [
+    "amazon_beauty",
+    "facebook_books",
+    "goodbooks_10k",
+    "hetrec_lastfm",
+    "lightgcn",
+    "ml_1m",
+    "ml_100k",
+    "recbole",
+    "s3rec",
+    "sasrec",
+    "yahoo_movies",
+]
 
 
 def goodbooks_10k(folder: Path, ratings: str = "ratings.csv") -> Tables:
@@ -101,6 +115,16 @@ def lightgcn(folder: Path, name: str | None = None) -> Tables:
 def amazon_beauty(folder: Path) -> Tables:
     """Amazon Beauty, 5-core, as sequences, with the attributes of each product: ``s3rec``."""
     return replace(s3rec(folder / "Beauty.txt"), name="amazon-beauty")
+
+
+def facebook_books(folder: Path) -> Tables:
+    """Books liked on Facebook (ESWC 2015 challenge), with DBpedia features: ``linked_data``; every rating is 1."""
+    return linked_data(folder, "facebook-books", "book")
+
+
+def yahoo_movies(folder: Path) -> Tables:
+    """Ratings from 1 to 5 of Yahoo! Movies, with DBpedia features: ``linked_data``."""
+    return linked_data(folder, "yahoo-movies", "movie")
 
 
 def s3rec(path: Path) -> Tables:
