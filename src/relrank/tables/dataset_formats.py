@@ -96,18 +96,3 @@ def read_atomic(path: Path, typed: bool = False) -> pl.DataFrame:
             values = as_keys(values)
         columns.append(values)
     return pl.DataFrame(columns)
-
-
-def read_triples(kg: Path, link: Path, items: pl.Series) -> tuple[pl.DataFrame, list[Notice]]:
-    """Triples whose head is an item, as ``item_id, relation_id, tail_id``; the others are counted."""
-    triples = read_atomic(kg)
-    headers = triples["relation_id"] == "relation_id:token"  # concatenated files repeat their header
-    notices = [Notice(kg.name, "header rows inside the file dropped", int(headers.sum()))]
-    triples = triples.filter(~headers)
-    links = read_atomic(link)
-    linked = links.with_columns(as_keys(links["item_id"])).filter(pl.col("item_id").is_in(items.implode()))
-    notices.append(Notice(link.name, "links of items without a row dropped", links.height - linked.height))
-    rows = triples.join(linked, left_on="head_id", right_on="entity_id", how="inner", maintain_order="left")
-    others = triples.join(linked, left_on="head_id", right_on="entity_id", how="anti").height
-    notices.append(Notice(kg.name, "triples that do not start at an item dropped", others))
-    return rows.select("item_id", "relation_id", "tail_id"), [n for n in notices if n.count]
