@@ -321,6 +321,7 @@ def fits_the_shop(raw: dict[str, Any], folder: Path) -> bool:
         data.get("texts"),
         *data.get("nodes", {}).values(),
         *data.get("links", {}).values(),
+        *(part for table in data.get("triples", {}).values() for part in (table, table.get("items"))),
     ]
     files = [folder / "shop" / table["file"] for table in tables if table]
     encoders = [relation.get("encoder") for relation in raw["relations"].values()]
@@ -331,6 +332,8 @@ def fits_the_shop(raw: dict[str, Any], folder: Path) -> bool:
 def test_fragments_of_guides_fit_the_tutorial_s_shop(page, shop):
     """Tables are read, relations are built and the audit finds no leak: what a study does before it fits."""
     folder, _ = shop
+    for text in blocks(page, "csv"):
+        (folder / "shop" / "triples.csv").write_text(text)
     studies = [with_fragment(text) for text in blocks(page, "toml")]
     for raw in (raw for raw in studies if fits_the_shop(raw, folder)):
         data = rr.prepare(StudyConfig.model_validate(raw), folder)
