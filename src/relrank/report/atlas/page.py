@@ -144,7 +144,7 @@ def answer(
     """The page's first sentences: what kinds of relations are worth to the closed form, and the claims."""
     closed = [one for one in estimates if one.family == CLOSED]
     many = [one for one in closed if one.effect is not None]
-    sentences = []
+    sentences = [] if closed else ["No relation of real data has been measured with a closed form yet."]
     for word, verb in (("helps", "help"), ("hurts", "hurt"), ("negligible", "are negligible")):
         named = [f"{md(one.kind)} ({_mean(one)})" for one in many if one.reading == word]
         if named:
@@ -152,14 +152,14 @@ def answer(
     open_ = [f"{md(one.kind)} ({_mean(one)})" for one in many if one.reading == "undecided"]
     if open_:
         sentences.append(f"Not decided on average over data sets: {listed(open_)}.")
-    for one in many:
-        assert one.effect is not None
-        if one.reading == "helps":
-            chance = round(100 * one.effect.probability_above(one.margin))
-            sentences.append(
-                f"In a new data set {md(one.kind)} are expected to add between {_percent(one.effect.new_low)} and "
-                f"{_percent(one.effect.new_high)}; more than the margin with a probability of {chance} %."
-            )
+    new = [
+        f"{md(one.kind)} {_ends(one.effect.new_low, one.effect.new_high)} (above the margin with a probability of "
+        f"{100 * one.effect.probability_above(one.margin):.0f} %)"
+        for one in many
+        if one.effect is not None and one.reading == "helps"
+    ]
+    if new:
+        sentences.append(f"Expected in a new data set: {listed(new)}.")
     sentences += _of_one_data_set([one for one in closed if one.effect is None], titles)
     if has_claims:
         tally = [(sum(one.answer == word for one in claims), word) for word in ANSWERS]

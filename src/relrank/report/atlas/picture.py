@@ -71,7 +71,7 @@ text{font-family:system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;font-size:
 svg{--paper:#fff;--ink:#1f2328;--quiet:#59636e;--rule:#d1d9e0;--band:#eef1f4;--f0:#1a7f4b;--f1:#b35900;--f2:#4a54c4}
 @media(prefers-color-scheme:dark){svg{--paper:#14181d;--ink:#e6edf3;--quiet:#9aa5b1;--rule:#3a434d;--band:#222931;
 --f0:#4fc98a;--f1:#f0a052;--f2:#9aa5ff}}
-.paper{fill:var(--paper)}.band{fill:var(--band)}.rule{stroke:var(--rule)}.quiet{fill:var(--quiet)}.bold{font-weight:600}
+.paper{fill:var(--paper)}.band{fill:var(--band)}.rule{stroke:var(--rule)}.zero{stroke:var(--quiet)}.quiet{fill:var(--quiet)}.bold{font-weight:600}
 .f0{--c:var(--f0)}.f1{--c:var(--f1)}.f2{--c:var(--f2)}
 .ci{stroke:var(--c);stroke-width:2}.open{fill:var(--paper);stroke:var(--c);stroke-width:2}.mark{fill:var(--c)}
 .leak{stroke-dasharray:3 3}.number{fill:var(--c);font-weight:600;font-variant-numeric:tabular-nums}
@@ -99,6 +99,11 @@ class _Canvas:
         tight = f' textLength="{room:.0f}" lengthAdjust="spacingAndGlyphs"' if room and _width(text) > room else ""
         anchored = "" if anchor == "start" else f' text-anchor="{anchor}"'
         self.parts.append(f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}"{anchored}{tight}>{escape(text)}</text>')
+
+    def wrapped(self, x: float, y: float, text: str, room: float, most: int, kind: str = "") -> None:
+        """Text in up to so many lines."""
+        for at, line in enumerate(_wrapped(text, room, most)):
+            self.text(x, y + 18 * at, line, kind, room=room)
 
     def rule(self, y: float) -> None:
         """A line from one side to the other."""
@@ -132,7 +137,7 @@ class _Canvas:
         low, zero, high = (left + axis.at(value) / 100 * room for value in (-margin, 0.0, margin))
         self.parts.append(
             f'<rect x="{low:.1f}" y="{top:.1f}" width="{high - low:.1f}" height="{height:.1f}" class="band"/>'
-            f'<path d="M{zero:.1f} {top:.1f}v{height:.1f}" class="rule"/>'
+            f'<path d="M{zero:.1f} {top:.1f}v{height:.1f}" class="zero"/>'
         )
 
     def legend(self, per_line: int) -> None:
@@ -175,15 +180,16 @@ def _matrices(canvas: _Canvas, groups: Sequence[Group]) -> None:
             n = len(part.columns)
             width = min((canvas.width - LABEL - 12) / max(n, 1), 300)
             lefts = [LABEL + at * width + 10 for at in range(n)]
-            canvas.y += 20
+            canvas.y += 22
+            lines = max(len(_wrapped(column, width - 20, 2)) for column in part.columns)
             for left, column in zip(lefts, part.columns, strict=True):
-                canvas.text(left, canvas.y + 18, column, "bold", room=width - 20)
-            canvas.y += 26
+                canvas.wrapped(left, canvas.y + 18, column, width - 20, 2, "bold")
+            canvas.y += 8 + 18 * lines
             for title, cells in part.rows:
                 families = _families(cells)
                 height = LINE * max(len(families), 1) + 12
                 canvas.rule(canvas.y)
-                _words(canvas, title, canvas.y + 22)
+                canvas.wrapped(12, canvas.y + 22, title, LABEL - 16, 2 if len(families) > 1 else 1)
                 for left, cell in zip(lefts, cells, strict=True):
                     if cell is None:
                         continue
@@ -214,7 +220,7 @@ def _lists(canvas: _Canvas, groups: Sequence[Group]) -> None:
                 if cell is None or not families:
                     continue
                 canvas.ground(axis, group.margin, (left, width, canvas.y, LINE * len(families)))
-                canvas.text(12, canvas.y + 16, column, "quiet", room=left - 24)
+                canvas.wrapped(12, canvas.y + 16, column, left - 24, len(families), "quiet")
                 for line, family in enumerate(families):
                     middle = canvas.y + LINE * (line + 0.5)
                     canvas.mark(cell[family], FAMILIES.index(family), axis, (left, width, middle))
@@ -225,13 +231,14 @@ def _lists(canvas: _Canvas, groups: Sequence[Group]) -> None:
 
 
 def _ticks(canvas: _Canvas, axis: Axis, left: float, width: float) -> None:
-    """The ends of the axis and 0, in percent."""
-    ticks = sorted({axis.ticks[0], 0.0, axis.ticks[-1]})
-    for at, tick in enumerate(ticks):
-        x = left + axis.at(tick) / 100 * (width - FIGURE)
-        near = at and axis.at(tick) - axis.at(ticks[at - 1]) < 25
-        if not near or tick == 0:
-            canvas.text(x, canvas.y + 18, f"{signed_percent(tick)} %", "quiet", "middle")
+    """0 and the ends of the axis that are not too near to it, in percent."""
+
+    def x(tick: float) -> float:
+        return left + axis.at(tick) / 100 * (width - FIGURE)
+
+    for tick in sorted({axis.ticks[0], 0.0, axis.ticks[-1]}):
+        if tick == 0 or abs(x(tick) - x(0.0)) > 44:
+            canvas.text(x(tick), canvas.y + 18, f"{signed_percent(tick)} %", "quiet", "middle")
 
 
 def _families(cells: Sequence[Marks | None]) -> list[str]:
@@ -262,15 +269,14 @@ def _parts(group: Group) -> list[Group]:
     return parts
 
 
-def _words(canvas: _Canvas, title: str, y: float) -> None:
-    """A row's title in up to two lines."""
-    lines, room = [""], LABEL - 16
-    for word in title.split():
-        if lines[-1] and len(lines) < 2 and _width(f"{lines[-1]} {word}") > room:
+def _wrapped(text: str, room: float, most: int) -> list[str]:
+    """Text in up to so many lines; the last one may be too long."""
+    lines = [""]
+    for word in text.split():
+        if lines[-1] and len(lines) < most and _width(f"{lines[-1]} {word}") > room:
             lines.append("")
         lines[-1] = f"{lines[-1]} {word}".strip()
-    for at, line in enumerate(lines):
-        canvas.text(12, y + 18 * at, line, room=room)
+    return lines
 
 
 def _width(text: str) -> float:
