@@ -175,7 +175,11 @@ def test_claims_are_judged(done):
     assert "Their test rows leak." in second
     third = next(line for line in done.page.splitlines() if "hurts LightGCN" in line)
     assert "**not tested**" in third  # LightGCN did not run on all relations
-    assert "Of 3 published claims 1 does not hold, 1 holds and 1 not tested." in done.page
+    assert (
+        "Of 3 [published claims](#published-claims) **1 does not hold** ([Somebody](https://example.org)), "
+        in done.page
+    )
+    assert "and **1 could not be tested** (" in done.page
     assert "does not hold: All of them are worth nothing. (Somebody)" in done.printed
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from relrank.cli import completion
 from relrank.cli.progress import print_plain
 from relrank.cli.studies import Jobs, make_engine
 from relrank.cli.study_data import prepare_data
+from relrank.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -89,6 +91,8 @@ def _run(console: Console, pending: list[AtlasStudy], out: Path, jobs: int) -> d
             print_plain(console, f"{study.name} finished, {took}")
         else:
             print_plain(console, f"{study.name} failed, {took}: {outcome.problem}", "red")
+            if not isinstance(outcome.error, InputError):
+                print_plain(console, "".join(traceback.format_exception(outcome.error)), "dim")
     return outcomes
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,7 +36,15 @@ from relrank.study.verdicts import agrees
 
 AVERAGE = "over data sets"
 """Heading of the column of estimates."""
-SHORTEST_FINGERPRINT = 12
+VERBS = (
+    ("does not hold", "do not hold"),
+    ("holds", "hold"),
+    ("is undecided", "are undecided"),
+    ("could not be tested", "could not be tested"),
+)
+"""Of one claim and of several, in the order of ``ANSWERS``."""
+SHOWN_FINGERPRINT = 12
+"""Characters of a split's fingerprint that the page shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +115,7 @@ def _view(atlas: Atlas, outcomes: Sequence[Outcome], page: Path) -> dict[str, An
     return {
         "atlas": atlas.config,
         "command": f"relrank atlas {atlas.path.as_posix() if not atlas.path.is_absolute() else atlas.path.name}",
-        "answer": answer(estimates, claims, titles, atlas.config.claims != ()),
+        "answer": answer(estimates, claims, titles),
         "wide": page.with_suffix(".svg").name,
         "narrow": _narrow(page).name,
         "groups": _groups(real, worths, shown, estimates, control, controls),
@@ -138,9 +146,7 @@ def _estimate(worths: Sequence[Worth], kind: str, family: str, scale: float) -> 
     return Estimate(kind, family, tuple(parts), effect, word, margin, others)
 
 
-def answer(
-    estimates: Sequence[Estimate], claims: Sequence[JudgedClaim], titles: dict[str, str], has_claims: bool
-) -> list[str]:
+def answer(estimates: Sequence[Estimate], claims: Sequence[JudgedClaim], titles: Mapping[str, str]) -> list[str]:
     """The page's first sentences: what kinds of relations are worth to the closed form, and the claims."""
     closed = [one for one in estimates if one.family == CLOSED]
     many = [one for one in closed if one.effect is not None]
@@ -161,15 +167,20 @@ def answer(
     if new:
         sentences.append(f"Expected in a new data set: {listed(new)}.")
     sentences += _of_one_data_set([one for one in closed if one.effect is None], titles)
-    if has_claims:
-        tally = [(sum(one.answer == word for one in claims), word) for word in ANSWERS]
-        words = [f"{n} {'hold' if word == 'holds' and n != 1 else word}" for n, word in tally if n]
-        words = [text.replace("does not", "do not") if not text.startswith("1 ") else text for text in words]
-        sentences.append(f"Of {len(claims)} published claims {listed(words)}.")
-    return sentences
+    return sentences + _of_claims(claims)
 
 
-def _of_one_data_set(estimates: Sequence[Estimate], titles: dict[str, str]) -> list[str]:
+def _of_claims(claims: Sequence[JudgedClaim]) -> list[str]:
+    """Which published claims hold, in one sentence; none without claims."""
+    clauses = []
+    for word, verbs in zip(ANSWERS, VERBS, strict=True):
+        sources = [f"[{md(one.claim.source)}]({one.claim.url})" for one in claims if one.answer == word]
+        if sources:
+            clauses.append(f"**{len(sources)} {verbs[len(sources) > 1]}** ({listed(sources, most=12)})")
+    return [f"Of {len(claims)} [published claims](#published-claims) {listed(clauses)}."] if clauses else []
+
+
+def _of_one_data_set(estimates: Sequence[Estimate], titles: Mapping[str, str]) -> list[str]:
     """What is known from single data sets, in one sentence per verdict."""
     by_verdict: dict[str, list[str]] = {}
     for one in estimates:
@@ -251,7 +262,7 @@ def _study_row(outcome: Outcome, page: Path) -> dict[str, Any]:
         "card": card,
         "metric": metric_name(card["metric"]),
         "interactions": card["n_train"] + card["n_valid"] + card["n_test"],
-        "fingerprint": card["fingerprints"][0][:SHORTEST_FINGERPRINT],
+        "fingerprint": card["fingerprints"][0][:SHOWN_FINGERPRINT],
         "judges": [
             f"{md(model)} {number(base_metric(result, model), result.decimals)}"
             + (" (weak)" if model in weak else "")
