@@ -249,7 +249,7 @@ def _families(cells: Sequence[Marks | None]) -> list[str]:
 def _axis(group: Group) -> Axis:
     """The axis of a group; intervals that are much longer than the gains are cut off."""
     marks = [m for _, cells in group.rows for cell in cells if cell for m in cell.values() if m is not None]
-    most = max([5.0, *(1.6 * abs(m.gain.mean) for m in marks)])
+    most = max([8.0, *(1.6 * abs(m.gain.mean) for m in marks)])
     ends = [min(max(end, -most), most) for m in marks for end in (m.gain.low, m.gain.high)]
     return Axis.over([-group.margin, group.margin, *ends], most=4)
 
