@@ -252,8 +252,12 @@ def read_study(path: Path | str) -> StudyConfig:
 
 
 def config_hash(config: StudyConfig) -> str:
-    """Hash of all settings, by which a stored result is recognised as one of the study file as it is."""
-    settings = json.dumps(config.model_dump(), default=str)  # str: settings from Python may be of any type
+    """Hash of all settings, by which a stored result is recognised as one of the study file as it is.
+
+    Settings at their defaults do not enter it, so that a new key of a later version changes no hash.
+    """
+    given = config.model_dump(exclude_defaults=True)
+    settings = json.dumps(given, default=str)  # str: settings from Python may be of any type
     return hashlib.sha256(settings.encode()).hexdigest()[:20]
 
 
