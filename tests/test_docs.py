@@ -28,6 +28,7 @@ import relrank as rr
 from relrank.cli.app import app
 from relrank.models import MODELS
 from relrank.models.core.hyperparameters import Positive
+from relrank.study.atlas.config import AtlasConfig, read_atlas
 from relrank.study.config import StudyConfig, read_study
 from relrank.tables.config import ConfigSection
 from relrank.training import TrainConfig
@@ -81,6 +82,14 @@ def test_every_key_of_the_study_file_is_documented():
         titles
     )
     text = reference.keys_page()
+    assert all(f"| `{key.name}` | {key.values}" in text for s in sections for key in s.keys)
+
+
+def test_every_key_of_the_atlas_file_is_documented():
+    sections = list(reference.sections(AtlasConfig))
+    assert [(s.title, key.name) for s in sections for key in s.keys if not (key.meaning and key.values)] == []
+    assert [s.title for s in sections] == ["[]", "[[studies]]", "[[claims]]"]
+    text = reference.atlas_keys_page()
     assert all(f"| `{key.name}` | {key.values}" in text for s in sections for key in s.keys)
 
 
@@ -238,6 +247,11 @@ def with_fragment(text: str) -> dict[str, Any]:
 def test_toml_is_a_study_file_or_a_part_of_one(page):
     for text in blocks(page, "toml"):
         StudyConfig.model_validate(with_fragment(text))
+
+
+def test_the_atlas_of_the_repository_is_one():
+    """Its study files, relations and claims exist."""
+    assert read_atlas(ROOT / "studies" / "atlas.toml").studies
 
 
 def test_study_file_of_own_tables_has_every_kind_of_relation(tmp_path):

@@ -124,6 +124,17 @@ def load_tuning_result(folder: Path) -> tuple[Mapping[str, Any], float]:
     return metadata["chosen"], metadata["valid"]
 
 
+def load_fit_seconds(folder: Path) -> float:
+    """Seconds that the final fit of a finished cell took.
+
+    Raises:
+        InputError: the files were changed, or belong to another cell.
+    """
+    with consistent(folder, REPAIR_HINT):
+        _, metadata = _open_cell(folder)
+    return float(metadata["cost"]["fit"])
+
+
 def load_cell_weights(folder: Path) -> dict[str, Tensor] | None:
     """Parameters of a finished cell's model; None where they were not kept.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -247,6 +249,16 @@ def read_study(path: Path | str) -> StudyConfig:
     config = load_toml(path, StudyConfig)
     check_accepted(config, str(path))
     return config
+
+
+def config_hash(config: StudyConfig) -> str:
+    """Hash of all settings, by which a stored result is recognised as one of the study file as it is.
+
+    Settings at their defaults do not enter it, so that a new key of a later version changes no hash.
+    """
+    given = config.model_dump(exclude_defaults=True)
+    settings = json.dumps(given, default=str)  # str: settings from Python may be of any type
+    return hashlib.sha256(settings.encode()).hexdigest()[:20]
 
 
 def check_accepted(config: StudyConfig, where: str) -> None:

@@ -32,8 +32,9 @@ class StudyResult:
     Every table with a column ``relation`` has a column ``title``, null without a title in the study file.
 
     Attributes:
-        card: what was studied, plain JSON. Keys: ``format``; ``name``; ``title``; ``description``; ``protocol``
-            (name); ``fingerprints`` (one per split seed); ``seeds``; ``metric`` (e.g. "ndcg@10"); ``trials``;
+        card: what was studied, plain JSON. Keys: ``format``; ``name``; ``config`` (hash of all settings);
+            ``title``; ``description``; ``protocol`` (name);
+            ``fingerprints`` (one per split seed); ``seeds``; ``metric`` (e.g. "ndcg@10"); ``trials``;
             ``attribute`` (the relation behind similarity and calibration, else null); ``interval_caveat`` (a sentence
             where the intervals do not include the variance between splits, else null); ``decimals`` (for values of
             the metric); ``n_users``, ``n_items``, ``n_train``, ``n_valid``, ``n_test`` (of the first seed); ``dates``
