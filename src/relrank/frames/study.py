@@ -272,7 +272,7 @@ class Study:
             data = replace(data, split_contexts=contexts, findings=(*data.findings, left_out))
         refuse_leaks(leaks_of(data.findings), config.study.accept_leaks)
         with study_folder(folder, config, smoke):
-            with engine as running, study_progress(quiet) as callback:
+            with engine as running, study_progress(quiet, config.titles) as callback:
                 result = run_study(config, data, folder, callback, running)
             write_report(result, folder / "report.html")
             if smoke:

@@ -14,6 +14,7 @@ from relrank.report import formatting
 from relrank.report.study_comparison import compare_studies
 from relrank.report.table_data import table_data
 from relrank.report.view import build_view, check_fields
+from relrank.study.number_format import duration
 from relrank.study.result import StudyResult, arm_titles_of, titles_of
 from relrank.study.verdicts import agrees
 
@@ -126,7 +127,7 @@ def _environment(result: StudyResult) -> Environment:
     for write in (
         formatting.count,
         formatting.amount,
-        formatting.duration,
+        duration,
         formatting.extra,
         formatting.of_base,
         formatting.percent,

@@ -25,10 +25,10 @@ from relrank.io.atomic import atomic_folder
 from relrank.models import MODELS, Trained
 from relrank.parallel.environment import cores, recommended_environment
 from relrank.study.callbacks import StudyCallback
-from relrank.study.cell import Cell, SplitContext
+from relrank.study.cell import Cell, SplitContext, cell_title
 from relrank.study.cell_store import CellResult, load_cell
 from relrank.study.engines import engine, ray_worker
-from relrank.study.engines.engine import cell_label, raise_failure, refuse_deadly
+from relrank.study.engines.engine import raise_failure, refuse_deadly
 from relrank.study.engines.split_files import pack, pack_cell
 from relrank.study.memory_limits import required_memory
 from relrank.study.warm_starts import load_warm_start
@@ -299,7 +299,7 @@ class RayEngine:
                 largest = (f"{int(node.get('CPU', 0))} cores, {int(node.get('GPU', 0))} GPUs" for node in machines)
                 raise InputError(
                     "no machine can run this cell",
-                    where=cell_label(cell),
+                    where=cell_title(cell),
                     found="; ".join(sorted(set(largest))),
                     expected=f"a machine with {needs['CPU']} cores and {needs['GPU']} GPUs",
                 )
