@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from relrank.arguments import checked
 from relrank.io.atomic import atomic_write, write_text
 from relrank.report import formatting
 from relrank.report.study_comparison import compare_studies
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from jinja2 import BytecodeCache, Environment
 
 
+@checked("rr.write_report")
 def write_report(result: StudyResult, path: Path | str, refresh: int | None = None) -> Path:
     """Write a study as one self-contained HTML page.
 

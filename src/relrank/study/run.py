@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from relrank.arguments import checked
 from relrank.graph.relation_chains import hops
 from relrank.io.atomic import discard
 from relrank.models import MODELS
@@ -39,6 +40,7 @@ from relrank.study.subgroup_effects import group_effects, group_metrics, subgrou
 from relrank.tables.synthetic import TRUTH
 
 
+@checked("rr.run_study")
 def run_study(
     config: StudyConfig,
     material: StudyData,

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from relrank.arguments import checked
 from relrank.kernels.counting_sort import repeated, stable_argsort_pairs
 from relrank.kernels.csr import Csr, Int32, Int64
 from relrank.tables.cutoff import made_of_held_out
@@ -47,6 +48,7 @@ class Finding:
     remedy: str = ""
 
 
+@checked("rr.audit")
 def audit(
     tables: Tables,
     split: Split,
