@@ -101,6 +101,19 @@ class Graph:
         return np.lexsort((self.places, self.interactions.src)).astype(np.int32)
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of keys, edges, features and orders."""
+        features = self.features.values()
+        parts = (
+            *((r.src, r.dst, r.weight) for r in (self.interactions, *self.relations.values())),
+            *((f.known, f.dense) for f in features),
+            *((f.sparse.indptr, f.sparse.indices, f.sparse.data) for f in features if f.sparse is not None),
+            (self.places, self.events),
+        )
+        arrays = sum(array.nbytes for part in parts for array in part if array is not None)
+        return arrays + sum(int(ids.keys.estimated_size()) for ids in self.nodes.values())
+
+    @property
     def n_events(self) -> int:
         """Number of events: interactions, counting repetitions."""
         return len(self.interactions) if self.events is None else self.events.size

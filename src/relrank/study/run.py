@@ -84,6 +84,8 @@ def _run_all(
 ) -> tuple[Done, list[SkippedCell]]:
     jobs = engine.jobs if isinstance(engine, ProcessEngine) else 1
     memory = memory_limits.memory_per_cell(config.study, engine.memory(), jobs)
+    if isinstance(engine, ProcessEngine):  # each process keeps the graphs of every split
+        memory = max(0, memory - sum(map(memory_limits.graph_bytes, material.split_contexts)))
     done: Done = []
     skipped: list[SkippedCell] = []
 

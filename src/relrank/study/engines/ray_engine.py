@@ -30,7 +30,7 @@ from relrank.study.cell_store import CellResult, load_cell
 from relrank.study.engines import engine, ray_worker
 from relrank.study.engines.engine import raise_failure, refuse_deadly
 from relrank.study.engines.split_files import pack, pack_cell
-from relrank.study.memory_limits import required_memory
+from relrank.study.memory_limits import graph_bytes, required_memory
 from relrank.study.warm_starts import load_warm_start
 
 POLL = 0.3
@@ -289,7 +289,8 @@ class RayEngine:
             device = cell.initial_config()[1].device
             gpu = device.startswith("cuda") or (device == "auto" and self._ray.cluster_resources().get("GPU", 0) > 0)
         available = self.memory() or 0  # a limit set by the user may be higher
-        return {"CPU": self._cores, "GPU": int(gpu), "memory": min(available, 0 if gpu else required_memory(cell))}
+        needed = graph_bytes(cell.split_context) + (0 if gpu else required_memory(cell))
+        return {"CPU": self._cores, "GPU": int(gpu), "memory": min(available, needed)}
 
     def _refuse_too_large(self, cells: Mapping[str, Cell], wanted: Mapping[str, Mapping[str, int]]) -> None:
         machines = self._machines().values()
