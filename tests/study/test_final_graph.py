@@ -180,7 +180,7 @@ def test_memory_counts_both_graphs(shop):
     assert graph_bytes(one) == context.graph.nbytes
     # the final fit, on the larger graph, is the largest
     (section,) = config.models
-    for name in ("item-knn", "relational-ease", "mf"):
+    for name in ("item-knn", "rp3beta", "mf"):
         model = section.model_copy(update={"name": name, "trials": 1})
         cells = [Cell(model, INTERACTIONS, each, config.study) for each in (context, one)]
         kind, extra = MODELS[name], (cells[0].initial_config()[1].batch,) if name == "mf" else ()
