@@ -68,6 +68,11 @@ class CellResult:
     key: str = ""
     chosen_trial: int | None = None
 
+    @property
+    def seconds(self) -> float:
+        """Time of tuning, fitting and evaluating."""
+        return self.cost["tune"] + self.cost["fit"] + self.cost["evaluate"]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FixedSettingEffects:

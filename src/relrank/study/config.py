@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from relrank.arguments import checked
 from relrank.errors import InputError, did_you_mean, one_of
 from relrank.evaluation.metrics import AT_K
 from relrank.graph.construction.build_graph import FeatureConfig, InteractionWeights, RelationConfig
@@ -151,7 +152,7 @@ class StudyConfig(ConfigSection):
         models: models that are compared; by default random, popularity, item-kNN, EASE and sparse EASE.
     """
 
-    name: str = Field(pattern=r"^[\w-][\w.-]*$")
+    name: str
     title: str = ""
     description: str = ""
     data: DataConfig
@@ -165,6 +166,8 @@ class StudyConfig(ConfigSection):
     @field_validator("name")
     @classmethod
     def _name_of_a_folder(cls, name: str) -> str:
+        if not re.fullmatch(r"[\w-][\w.-]*", name):
+            raise ValueError('letters, digits, "-", "_" and ".", which is not the first')
         if name.endswith(".") or name.partition(".")[0].lower() in DEVICES:
             raise ValueError("a name that a folder can have on every system; it is reserved on Windows")
         return name
@@ -237,6 +240,7 @@ def is_trained(model: ModelSection) -> bool:
     return issubclass(MODELS.get(model.kind, ClosedForm), Trained)
 
 
+@checked("rr.read_study")
 def read_study(path: Path | str) -> StudyConfig:
     """Read and check a study file.
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from relrank.arguments import checked
 from relrank.errors import InputError
 from relrank.graph.relation import Titles
 from relrank.io import html
@@ -170,6 +171,7 @@ class StudyResult:
         low, high = (signed(row[f"{kind}_{end}"], self.decimals) for end in ("low", "high"))
         return f"{signed(row[kind], self.decimals)} ({low} … {high})"
 
+    @checked("StudyResult.save")
     def save(self, folder: Path | str) -> None:
         """Write ``card.json``, one Parquet file per table, and ``results.json`` for readers without Parquet.
 
@@ -193,6 +195,7 @@ class StudyResult:
         return ["card.json" if part.name == "card" else f"{part.name}.parquet" for part in fields(cls)]
 
     @classmethod
+    @checked("StudyResult.load")
     def load(cls, folder: Path | str) -> StudyResult:
         """Read what ``save`` wrote.
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from relrank.arguments import checked
 from relrank.kernels.counting_sort import repeated, stable_argsort_pairs
 from relrank.kernels.csr import Csr, Int32, Int64
 from relrank.tables.cutoff import made_of_held_out
@@ -48,6 +49,7 @@ class Finding:
     remedy: str = ""
 
 
+@checked("rr.audit")
 def audit(
     tables: Tables,
     split: Split,

@@ -421,6 +421,7 @@ def override_config(config: Any, values: Mapping[str, Any], where: str) -> Any:
     changed: dict[str, Any] = {}
     for name, value in values.items():
         field, _, entry = name.partition(".")
+        value = value.item() if isinstance(value, np.generic) else value
         if field not in known or (entry and not isinstance(known[field], dict)):
             raise InputError(
                 "unknown hyper-parameter",
