@@ -10,6 +10,7 @@ from typing import Literal
 
 import polars as pl
 
+from relrank.discovery.statements import Statement
 from relrank.discovery.vocabulary import NOTES, TEXTS, TIME, names_a, topics_of
 from relrank.errors import InputError
 from relrank.tables.files import INTEGER_PATTERN, has_text
@@ -17,6 +18,8 @@ from relrank.tables.missing import without_missing
 from relrank.tables.times import DATETIME_NS, as_times, unit_of
 
 Kind = Literal["empty", "list", "time", "flag", "number", "url", "email", "text", "value", "other"]
+
+Role = Literal["key", "time"]
 
 SAMPLE = 20_000
 """Values that the look of a column is judged by."""
@@ -59,10 +62,16 @@ class Column:
     """One column of a table, without missing values and without spaces at the ends of text.
 
     Everything is computed when it is first asked for.
+
+    Attributes:
+        table: its name.
+        name: of the column.
+        raw: the values as read.
+        role: what the table's file states that the values are, if it does.
     """
 
-    def __init__(self, table: str, name: str, raw: pl.Series) -> None:
-        self.table, self.name, self.raw = table, name, raw
+    def __init__(self, table: str, name: str, raw: pl.Series, role: Role | None = None) -> None:
+        self.table, self.name, self.raw, self.role = table, name, raw, role
 
     def __repr__(self) -> str:
         return f"{self.where}: {self.kind}, {self.n_distinct:,} different of {len(self.raw):,}"
@@ -173,7 +182,7 @@ class Column:
     def times(self) -> pl.Series | None:
         """Datetime in nanoseconds, null where missing, if the column holds dates, else None."""
         known = self.values.drop_nulls()
-        if known.is_empty() or known.dtype.is_nested() or known.dtype == pl.Boolean:
+        if self.role == "key" or known.is_empty() or known.dtype.is_nested() or known.dtype == pl.Boolean:
             return None
         if known.dtype.is_temporal():
             return self._read(known) if isinstance(known.dtype, pl.Date | pl.Datetime) else None
@@ -202,7 +211,7 @@ class Column:
         unit = unit_of(low)
         if unit in (None, "order", "days") or unit != unit_of(high) or 20170101 <= low <= 21001231:
             return False
-        if names_a(self.name, TIME):
+        if self.role == "time" or names_a(self.name, TIME):
             return True
         length = {"s": 86_400, "ms": 86_400e3, "us": 86_400e6, "ns": 86_400e9}[str(unit)]
         return not self.is_unique and 30 * length < high - low < 0.5 * high
@@ -268,6 +277,8 @@ class Column:
         if self.n_known == 0:
             return "empty"
         dtype = self.values.dtype
+        if self.role == "key" and has_text(dtype):
+            return "value" if self.numbers is None else "number"
         if isinstance(dtype, pl.List | pl.Array) or self.json_lists is not None:
             return "list"
         if dtype == pl.Boolean or (self.n_distinct == 2 and self._is_flag()):
@@ -297,6 +308,8 @@ class Column:
     @cached_property
     def may_be_key(self) -> bool:
         """Whether the values may be keys: whole numbers or short text, no dates, decimals or prose."""
+        if self.role == "key" and has_text(self.values.dtype):
+            return True
         if self.kind == "number":
             return self.is_whole and bool(self.numbers is not None and (self.numbers.drop_nulls() >= 0).all())
         return self.kind == "value" and float(self.sample.str.len_chars().quantile(0.95) or 0) <= 64
@@ -361,11 +374,15 @@ class Table:
         name: as the caller calls it.
         frame: the rows.
         columns: by name; names with nothing but spaces are left out.
+        stated: what its file states of it, if anything.
     """
 
-    def __init__(self, name: str, frame: pl.DataFrame) -> None:
-        self.name, self.frame = name, frame
-        self.columns = {c: Column(name, c, frame[c]) for c in frame.columns}
+    def __init__(self, name: str, frame: pl.DataFrame, stated: Statement | None = None) -> None:
+        self.name, self.frame, self.stated = name, frame, stated
+        roles: dict[str | None, Role] = {}
+        if stated is not None:
+            roles = {stated.time: "time", stated.key: "key", **dict.fromkeys(stated.foreign, "key")}
+        self.columns = {c: Column(name, c, frame[c], roles.get(c)) for c in frame.columns}
 
     def __iter__(self) -> Iterator[Column]:
         return iter(self.columns.values())
@@ -384,6 +401,6 @@ class Table:
         return topics_of(self.name)
 
 
-def tables_of(frames: Mapping[str, pl.DataFrame]) -> dict[str, Table]:
-    """The tables by name."""
-    return {name: Table(name, frame) for name, frame in frames.items()}
+def tables_of(frames: Mapping[str, pl.DataFrame], stated: Mapping[str, Statement] | None = None) -> dict[str, Table]:
+    """The tables by name, with what is stated of them."""
+    return {name: Table(name, frame, (stated or {}).get(name)) for name, frame in frames.items()}

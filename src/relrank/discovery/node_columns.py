@@ -90,6 +90,8 @@ def read_columns(draft: Draft, node: NodeType, sides: dict[str, Side]) -> list[R
             draft.find("leak", column.where, leak, column.n_known)
         elif (reference := _reference(draft, column, node) or _to_itself(column, key)) is not None:
             further.append(reference)
+        elif column.role == "key":
+            draft.find("left out", column.where, "holds keys of a table whose rows are no nodes", column.n_known)
         elif column.name == title:
             draft.config["nodes"][node.name]["title"] = title
             if column.kind == "text" or column.words >= 2:
@@ -106,7 +108,9 @@ def read_columns(draft: Draft, node: NodeType, sides: dict[str, Side]) -> list[R
 def _flag_columns(draft: Draft, node: NodeType, table: Table) -> set[str]:
     """Columns of 0 and 1, one per value, as one column of lists; returns their names."""
     flags = [
-        c for c in table if c.kind in ("flag", "number") and set(c.distinct) <= {"0", "1"} and c.known_share == 1.0
+        c
+        for c in table
+        if c.role is None and c.kind in ("flag", "number") and set(c.distinct) <= {"0", "1"} and c.known_share == 1.0
     ]
     if len(flags) < FEWEST_FLAGS:
         return set()
@@ -152,7 +156,8 @@ def _title(table: Table, node: NodeType, sides: dict[str, Side]) -> str | None:
         return max(named, key=lambda c: (c.n_distinct, -len(words_of(c.name)))).name
     others = [
         c for c in table
-        if c.name != node.key and c.kind == "value" and not c.may_be_key_of_letters and c.n_distinct > 0.8 * c.n_known
+        if c.name != node.key and c.kind == "value" and c.role is None
+        and not c.may_be_key_of_letters and c.n_distinct > 0.8 * c.n_known
     ]  # fmt: skip
     return max(others, key=lambda c: c.n_distinct).name if others else None
 
@@ -167,6 +172,8 @@ def _useless(column: Column) -> str | None:
         return f"only {column.n_known:,} of {len(column.values):,} rows have a value"
     if column.kind != "list" and column.top_share >= CONSTANT:
         return f"{column.top_share:.0%} of the values are {column.counts['value'][0]!r}"
+    if column.role == "key":
+        return None
     if column.is_row_number:
         return "numbers the rows"
     if names_a(column.name, IDENTIFIERS) and column.shared_share < SHARED:
@@ -183,7 +190,11 @@ def _useless(column: Column) -> str | None:
 def _leak(column: Column, key: Column, node: NodeType, sides: dict[str, Side]) -> str | None:
     """Why a column seems to be computed from interactions; None if it does not."""
     side = sides.get(node.name)
-    if side is not None and (figure := side.figures.computed_as(column, key.text)) is not None:
+    if (
+        side is not None
+        and column.role != "key"
+        and (figure := side.figures.computed_as(column, key.text)) is not None
+    ):
         return f"is the {figure} of the interactions, held-out ones included"
     if column.kind in ("number", "time", "flag") and sounds_computed(column.name):
         return "sounds like a figure of interactions: it may contain held-out ones"
@@ -238,7 +249,7 @@ def _reference(draft: Draft, column: Column, node: NodeType) -> Reference | None
     """The table that a column refers to, if its rows may be nodes."""
     for reference in draft.references_of(column.table, column.name):
         target = draft.tables[reference.target]
-        if draft.type_of(target.name) is node or column.is_unique:
+        if not reference.stated and (draft.type_of(target.name) is node or column.is_unique):
             continue
         return reference
     return None
