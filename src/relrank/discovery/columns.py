@@ -11,7 +11,7 @@ from typing import Literal
 import polars as pl
 
 from relrank.discovery.statements import Statement
-from relrank.discovery.vocabulary import NOTES, TEXTS, TIME, names_a, topics_of
+from relrank.discovery.vocabulary import MEASURES, NOTES, TEXTS, TIME, names_a, topics_of
 from relrank.errors import InputError
 from relrank.tables.files import INTEGER_PATTERN, has_text
 from relrank.tables.missing import without_missing
@@ -41,6 +41,11 @@ MORE_MISSING = (
 )
 """Words for missing values that people write, and that are also read as missing if the study file says so."""
 MOSTLY = 0.98
+MOSTLY_TIMED = 0.5
+"""Share of the rows that have a time, from which on a column may be the time of the rows."""
+MOST_DAYS = 31
+"""Different numbers up to which a column may hold days or hours instead of times."""
+UNKNOWN_FORMAT = "is in no known format, or in another one than most"
 _DATE = (
     r"^(\d{4}-\d\d?-\d\d?|\d{1,4}[./]\d\d?[./]\d{2,4}|\d{1,2}[- ]([A-Z][A-Za-z]{2,8}|\d\d?)[- ]\d{2,4}"
     r"|[A-Z][a-z]{2,8} \d{1,2},? \d{4})([T ,]|$)"
@@ -243,6 +248,19 @@ class Column:
         known = self.text.drop_nulls()
         unread = known.filter(_unread(known, formats[1]))
         return str((known if unread.is_empty() else unread)[0])
+
+    @cached_property
+    def why_no_times(self) -> str | None:
+        """What keeps a column of times from being read or used; None if nothing does, or if it holds none."""
+        if (value := self.unread_time) is not None:
+            return f"{value[:60]!r} {UNKNOWN_FORMAT}"
+        if self.kind == "time" and self.known_share <= MOSTLY_TIMED:
+            return f"{self.n_known:,} of {len(self.values):,} rows have one"
+        named = names_a(self.name, TIME) and not names_a(self.name, MEASURES)
+        if self.kind == "number" and self.role is None and named and self.n_distinct > MOST_DAYS:
+            low, high = (self.numbers.min(), self.numbers.max()) if self.numbers is not None else (0, 0)
+            return f"numbers from {low:g} to {high:g} are no seconds, or parts of them, since 1970"
+        return None
 
     @property
     def days_may_be_months(self) -> bool:

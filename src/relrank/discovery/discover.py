@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from relrank.discovery.columns import Column, Table, tables_of
+from relrank.discovery.columns import UNKNOWN_FORMAT, Column, Table, tables_of
 from relrank.discovery.contradictions import without_contradictions
 from relrank.discovery.draft import Draft, NodeType, free_name, snake, type_name
 from relrank.discovery.interactions import Candidate, candidates, joined, settle, times_of
@@ -62,7 +62,8 @@ def discover(
         draft.find("ambiguous", rival.table, message, known[rival.table].rows)
     sides = _sides(draft, chosen, node_tables, rows, hints)
     protocol = choose_protocol(
-        rows.select("user", "item", *(c for c in ("time", "rating") if c in rows.columns)).unique(["user", "item"])
+        rows.select("user", "item", *(c for c in ("time", "rating") if c in rows.columns)).unique(["user", "item"]),
+        _no_times(draft, chosen),
     )
     draft.find("protocol", chosen.table, protocol.message)
     _follow(draft, sides, _ends(draft, chosen, sides, rows, protocol.config))
@@ -170,6 +171,19 @@ def _times(draft: Draft, chosen: Candidate, hints: Hints) -> tuple[str, ...]:
     return tuple(column.name for column in times)
 
 
+def _no_times(draft: Draft, chosen: Candidate) -> str:
+    """Why the interactions have no times: which column may hold them, and what keeps it from being read."""
+    _, of_ends = times_of(chosen, draft.tables)
+    for name in (chosen.table, *([chosen.via.table] if chosen.via else [])):
+        for column in draft.tables[name]:
+            if column.name == chosen.time or (chosen.time is None and column.name not in (chosen.user, chosen.item)):
+                if (why := column.why_no_times) is not None:
+                    return f"the times in {column.name!r} are not used: {why}"
+                if column in of_ends:
+                    return f"the times in {column.name!r} are the same in all rows of a user or an item"
+    return "there are no times"
+
+
 def _choices(chosen: Candidate, rivals: list[Candidate], times: tuple[str, ...]) -> tuple[Choice, ...]:
     choices = []
     if rivals:
@@ -266,8 +280,7 @@ def _follow(draft: Draft, sides: dict[str, Side], ends: Ends) -> None:
             draft.find("left out", table.name, "no column leads to users, items or their attributes", table.rows)
         for column in table:
             if (value := column.unread_time) is not None:
-                why = f"looks like times, but {value[:60]!r} is in no known format, or in another one than most"
-                draft.find("left out", column.where, why)
+                draft.find("left out", column.where, f"looks like times, but {value[:60]!r} {UNKNOWN_FORMAT}")
 
 
 def _stated_events(draft: Draft, ends: Ends) -> set[str]:

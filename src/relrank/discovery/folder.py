@@ -18,6 +18,7 @@ import polars as pl
 from relrank.discovery.headers import column_names
 from relrank.discovery.proposal import Finding
 from relrank.discovery.statements import Statement, statement_of
+from relrank.discovery.totals import without_totals
 from relrank.errors import InputError
 from relrank.tables.files import SEPARATORS, UNREADABLE, parse, read_table
 
@@ -360,7 +361,9 @@ def _read_text(path: Path) -> tuple[pl.DataFrame, Source, tuple[Finding, ...]]:
     if not names.header:
         reading["columns"] = names.columns
     what = "" if encoding == "utf-8" else f"in {encoding}"
-    findings = tuple(Finding(kind, path.name, message) for kind, message in names.findings)
+    frame, totals = without_totals(frame, path.name)
+    direct = direct and not totals
+    findings = (*(Finding(kind, path.name, message) for kind, message in names.findings), *totals)
     return frame, Source(path, reading if direct else {}, direct, what), findings
 
 

@@ -9,7 +9,7 @@ from math import log10
 
 import polars as pl
 
-from relrank.discovery.columns import Column, Table
+from relrank.discovery.columns import MOSTLY_TIMED, Column, Table
 from relrank.discovery.leaks import sounds_computed
 from relrank.discovery.proposal import Hints
 from relrank.discovery.references import Reference
@@ -314,7 +314,7 @@ def _event_times(
             if stated.time is not None:
                 return [tables[name][stated.time]], of_ends
             continue
-        times = [c for c in (tables[name] if name else ()) if c.kind == "time" and c.known_share > 0.5]
+        times = [c for c in (tables[name] if name else ()) if c.kind == "time" and c.known_share > MOSTLY_TIMED]
         mine = [c for c in times if not is_of_an_end(c, ends, via, tables)]
         of_ends += [c for c in times if c not in mine]
         if mine:

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from relrank.discovery.columns import Column, Table
+from relrank.discovery.columns import MOSTLY_TIMED, Column, Table
 from relrank.discovery.draft import Draft, NodeType, free_name, snake, type_name
 from relrank.discovery.interactions import is_of_an_end, middle
 from relrank.discovery.references import Reference, best_reference
@@ -286,7 +286,7 @@ def _event_times(table: Table, ends: Iterable[str]) -> list[Column]:
     """Columns with the time of a row, the safest first: the latest; attributes of an end, as a release, are none."""
     if table.stated is not None:
         return [] if table.stated.time is None else [table[table.stated.time]]
-    times = [c for c in table if c.kind == "time" and c.known_share > 0.5]
+    times = [c for c in table if c.kind == "time" and c.known_share > MOSTLY_TIMED]
     times = [c for c in times if not is_of_an_end(c, [table[end] for end in ends])]
     return sorted(times, key=lambda c: (round(c.known_share, 1), middle(c)), reverse=True)
 
