@@ -11,6 +11,7 @@ import polars as pl
 from relrank.discovery.columns import MORE_MISSING, Column, Table
 from relrank.discovery.draft import Draft, NodeType, free_name, snake, type_name
 from relrank.discovery.leaks import Figures, sounds_computed
+from relrank.discovery.naming import Names
 from relrank.discovery.references import ALIKE, Reference
 from relrank.discovery.tastes import Tastes
 from relrank.discovery.values import list_separator, path_mark, spellings
@@ -39,8 +40,6 @@ FEWEST_VALUES = 0.02
 FEW_NUMBERS = 12
 """Different whole numbers up to which they are values of their own instead of bins."""
 BINS = 8
-FEWEST_USERS = 10
-"""Different values of a column that may name users, at least."""
 FEWEST_FLAGS = 5
 """Columns of 0 and 1 from which on they are read as one list."""
 FEWEST_YEARS = 6
@@ -80,13 +79,14 @@ def read_columns(draft: Draft, node: NodeType, sides: dict[str, Side]) -> list[R
     title = _title(table, node, sides)
     flags = _flag_columns(draft, node, table) if node.name in sides else set()
     tastes = _tastes(draft, sides) if _is_user(node, sides) else None
+    names = _names(draft, node, sides)
     for column in table:
         if column.name == node.key or column.name in flags:
             continue
         draft.na_words.update(_odd_words(column))
         if (why := _useless(column)) is not None:
             draft.find("left out", column.where, why)
-        elif (leak := _leak(column, key, node, sides) or _taste(column, key, tastes)) is not None:
+        elif (leak := _leak(column, key, node, sides) or _taste(column, key, tastes, names)) is not None:
             draft.find("leak", column.where, leak, column.n_known)
         elif (reference := _reference(draft, column, node) or _to_itself(column, key)) is not None:
             further.append(reference)
@@ -204,7 +204,7 @@ def _leak(column: Column, key: Column, node: NodeType, sides: dict[str, Side]) -
         return "what is left in stock depends on what was sold, held-out interactions included"
     if column.kind == "number" and all(word in RATING for word in words_of(column.name)):
         return "sounds like the mean rating of the interactions, held-out ones included"
-    return _names_users(column, sides)
+    return None
 
 
 def _tastes(draft: Draft, sides: dict[str, Side]) -> Tastes:
@@ -213,27 +213,29 @@ def _tastes(draft: Draft, sides: dict[str, Side]) -> Tastes:
     return Tastes(draft, item, users.figures.rows)
 
 
-def _taste(column: Column, key: Column, tastes: Tastes | None) -> str | None:
-    """Why a column of users seems to be computed from what they chose; None if it does not."""
-    if tastes is None:
+def _names(draft: Draft, node: NodeType, sides: dict[str, Side]) -> Names | None:
+    """What the other side's nodes are called, if a node is of a side."""
+    if node.name not in sides:
         return None
-    if (taste := tastes.computed_as(column, key.text)) is not None:
+    other = next(side.node for side in sides.values() if side.node != node.name)
+    return Names(draft, other, sides[node.name].figures.rows)
+
+
+def _taste(column: Column, key: Column, tastes: Tastes | None, names: Names | None) -> str | None:
+    """Why a column seems to be computed from what users chose; None if it does not."""
+    if names is None:
+        return None
+    if tastes is not None and (taste := tastes.computed_as(column, key.text)) is not None:
         return f"is the {taste} of each user's interactions, held-out ones included"
+    if (by := names.chosen_in(column, key.text)) is not None:
+        whom = "items that each user chose" if tastes is not None else "users who chose each item"
+        return f"names {whom} ({by}), held-out interactions included"
+    if tastes is None:
+        named = column.role is None and names.named_in(column)
+        return "names users, who may be those of held-out interactions" if named else None
     if column.kind in ("value", "list", "text") and tastes.sounds_chosen(column.name):
         return "sounds like what users chose: it may be computed from held-out interactions"
     return None
-
-
-def _names_users(column: Column, sides: dict[str, Side]) -> str | None:
-    """Whether a column of items holds keys of users, who may be those that chose them."""
-    parts = _all_parts(column)
-    users = next(side for side in sides.values() if side.figures.side == "users")
-    if column.kind not in ("list", "value", "text") or parts.n_unique() < FEWEST_USERS:
-        return None
-    if bool(parts.head(1000).str.contains(r"^\d+$").all()):
-        return None  # small numbers are among the keys of users by accident
-    share = float(parts.unique().is_in(users.keys.implode()).mean() or 0)  # type: ignore[arg-type]
-    return "names users, who may be those of held-out interactions" if share >= ALIKE else None
 
 
 def _all_parts(column: Column) -> pl.Series:

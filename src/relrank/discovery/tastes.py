@@ -86,7 +86,7 @@ class Tastes:
             column: values.
             keys: of its rows, as text.
         """
-        if column.kind != "value" and not column.may_be_key:
+        if column.kind not in ("value", "text") and not column.may_be_key:
             return None
         values = pl.DataFrame({"key": keys, "value": column.text.str.to_lowercase()}).drop_nulls().unique("key")
         different = values["value"].unique()
