@@ -175,7 +175,10 @@ def test_keys_in_several_rows_decide_what_depends_on_them():
 @pytest.mark.parametrize(
     ("times", "message"),
     [
-        (lambda n: "2023-01-13" if n % 9 else "13.01.", "'13.01.' is in no known format, or in another one than most"),
+        (
+            lambda n: "2023-01-13" if n % 9 else "13.01.",
+            "'13.01.' is in no known format, or in another one than most",
+        ),
         (lambda n: str(44_000 + n), "numbers from 44000 to 44299 are no seconds, or parts of them, since 1970"),
         (lambda n: f"2023-01-{n % 28 + 1:02}" if n % 3 == 0 else None, "100 of 300 rows have one"),
     ],

@@ -87,7 +87,8 @@ def test_what_most_customers_share_anyway_is_none(shop):
     ("name", "leak"),
     [
         ("recent_brand", True), ("favourite_category", True), ("favorite_kind", True), ("topBrand", True),
-        ("preferred_product", True), ("last_purchase_channel", True), ("preferred_language", False), ("class", False),
+        ("preferred_product", True), ("last_purchase_channel", True), ("bought", True),
+        ("preferred_language", False), ("class", False),
     ],
 )  # fmt: skip
 def test_names_of_what_was_chosen(shop, name, leak):
@@ -117,8 +118,8 @@ def history(shop, column, by, pick):
 @pytest.mark.parametrize(
     "pick",
     [
-        lambda c: c.last(), lambda c: c.first(), lambda c: c.tail(3).str.join(" | "), lambda c: c.tail(2).str.join(", "),
-        lambda c: c.tail(4),
+        lambda c: c.last(), lambda c: c.first(), lambda c: c.tail(3).str.join(" | "),
+        lambda c: c.tail(2).str.join(", "), lambda c: c.tail(4),
     ],
     ids=["last", "first", "last three", "last two", "list"],
 )  # fmt: skip

@@ -66,7 +66,7 @@ def test_a_total_is_neither_user_nor_item(tmp_path):
     rows = [f"u{n % 30},i{n * 7 % 25},2024-01-{n % 28 + 1:02},{n % 4 + 1}" for n in range(400)]
     pieces = sum(n % 4 + 1 for n in range(400))
     (tmp_path / "orders.csv").write_text("\n".join(["user,item,date,pieces", *rows, f"Total,400,,{pieces}"]))
-    items = [f"i{n},{'red blue green'.split()[n % 3]}" for n in range(25)]
+    items = [f"i{n},{['red', 'blue', 'green'][n % 3]}" for n in range(25)]
     (tmp_path / "items.csv").write_text("\n".join(["item,colour", *items, "Total,"]))
     folder = read_folder(tmp_path)
     proposal = discover(folder.frames)

@@ -12,6 +12,7 @@ from relrank.discovery.contradictions import without_contradictions
 from relrank.discovery.draft import Draft, NodeType, free_name, snake, type_name
 from relrank.discovery.interactions import Candidate, candidates, joined, settle, times_of
 from relrank.discovery.leaks import Figures
+from relrank.discovery.limit import limit_relations
 from relrank.discovery.link_tables import Ends, read_links
 from relrank.discovery.node_columns import Side, read_columns
 from relrank.discovery.proposal import Choice, Finding, Hints, Proposal
@@ -67,6 +68,7 @@ def discover(
     )
     draft.find("protocol", chosen.table, protocol.message)
     _follow(draft, sides, _ends(draft, chosen, sides, rows, protocol.config))
+    limit_relations(draft)
     return _proposal(draft, chosen, name, sides, protocol.config, protocol.comments, choices)
 
 

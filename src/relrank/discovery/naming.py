@@ -8,7 +8,7 @@ from functools import cached_property
 
 import polars as pl
 
-from relrank.discovery.columns import Column
+from relrank.discovery.columns import SAMPLE, Column
 from relrank.discovery.draft import Draft
 from relrank.discovery.leaks import EQUAL, FEWEST
 from relrank.discovery.references import ALIKE
@@ -19,12 +19,16 @@ LISTED = 0.05
 """Share of the cells with a mark, at least."""
 DIFFERENT, UNIQUE = 0.3, 0.8
 """Share of the rows that have a value of their own, at least, in a column that names nodes, and in one like a key."""
-KNOWN = 0.5
+KNOWN = EQUAL
 """Share of the names that are those of nodes, at least, for a comparison."""
 FEWEST_NAMES = 10
 """Different names, at least."""
 PROBE = 1_000
-"""Cells by which a column is rejected early."""
+"""Names by which a column is rejected early."""
+COMPARED = 5_000
+"""Names that are compared with the interactions of their rows."""
+_NUMBER = r"^-?\d+(\.\d+)?$"
+_PLAIN = pl.element().str.strip_chars().str.to_lowercase()
 
 
 @dataclass(frozen=True, slots=False, eq=False)
@@ -59,6 +63,10 @@ class Names:
         return found
 
     @cached_property
+    def _keys(self) -> pl.Series:
+        return self.rows["key"].unique()
+
+    @cached_property
     def _values(self) -> dict[str, frozenset[str]]:
         return {name: frozenset(frame["value"]) for name, frame in self.by_column.items()}
 
@@ -69,37 +77,38 @@ class Names:
             column: of the nodes of one side.
             keys: of its rows, as text.
         """
-        for name, parts in self._readings(column, KNOWN):
-            values = (
-                pl.DataFrame({"key": keys, "value": parts})
-                .explode("value", empty_as_null=True, keep_nulls=True)
-                .drop_nulls()
-                .unique()
-            )
-            if self._agree(values.join(self.rows, on="key", how="semi"), self.by_column[name]):
+        for name, parts in self._readings(column, keys, KNOWN):
+            values = parts.filter(pl.col("key").is_in(self._keys.implode())).head(COMPARED)
+            if self._agree(values, self.by_column[name]):
                 return name
         return None
 
-    def named_in(self, column: Column) -> bool:
-        """Whether nearly all values of a column are names of nodes, other than small numbers."""
-        for name, parts in self._readings(column, ALIKE):
-            values, names = (
-                parts.explode(empty_as_null=True, keep_nulls=True).drop_nulls().unique(),
-                self.by_column[name]["value"],
-            )
-            if len(values) < FEWEST_NAMES or bool(values.head(PROBE).str.contains(r"^\d+$").all()):
-                continue  # small numbers are among the keys of users by accident
+    def named_in(self, column: Column, keys: pl.Series) -> bool:
+        """Whether nearly all values of a column are names of nodes, and no numbers, which are so by accident."""
+        if column.kind == "number":
+            return False
+        for name, parts in self._readings(column, keys, ALIKE):
+            values, names = parts["value"].unique(), self.by_column[name]["value"]
+            numbers = float(values.str.contains(_NUMBER).mean() or 0)  # type: ignore[arg-type]
             unique = names.n_unique() >= UNIQUE * len(names)
-            if unique and float(values.is_in(names.implode()).mean() or 0) >= ALIKE:  # type: ignore[arg-type]
+            if len(values) < FEWEST_NAMES or numbers >= ALIKE or not unique:
+                continue
+            if float(values.is_in(names.implode()).mean() or 0) >= ALIKE:  # type: ignore[arg-type]
                 return True
         return False
 
-    def _readings(self, column: Column, least: float) -> Iterator[tuple[str, pl.Series]]:
-        """Ways to read the cells as lists of names, and the column of names that some of them are among."""
-        if column.kind not in ("value", "text", "list", "number") or not (column.kind == "list" or column.n_distinct):
+    def _readings(self, column: Column, keys: pl.Series, least: float) -> Iterator[tuple[str, pl.DataFrame]]:
+        """Ways to read the cells as names, with the column of names that some of them are among.
+
+        The second is ``key`` and ``value``, each pair once, of a sample of the rows.
+        """
+        if column.kind not in ("value", "text", "list", "number"):
             return
-        for parts in _lists(column):
-            probe = parts.drop_nulls().head(PROBE).explode(empty_as_null=True, keep_nulls=True).drop_nulls().unique()
+        for lists in _lists(column, keys):
+            parts = (
+                lists.explode("value", empty_as_null=True, keep_nulls=True).drop_nulls().unique(maintain_order=True)
+            )
+            probe = parts["value"].head(PROBE).unique()
             for name, values in self._values.items():
                 if len(probe) >= 2 and sum(part in values for part in probe) >= 0.8 * least * len(probe):
                     yield name, parts
@@ -108,26 +117,30 @@ class Names:
         """Whether rows name nodes of their own interactions, more often than rows in another order would."""
         if values.height < FEWEST:
             return False
-        pairs = self.rows.select("key", "other").unique().join(names, on="other").select("key", "value").unique()
+        own = self.rows.filter(pl.col("key").is_in(values["key"].unique().implode())).select("key", "other").unique()
+        pairs = own.join(names, on="other").select("key", "value").unique()
         agree = values.join(pairs, on=["key", "value"], how="semi").height / values.height
-        keys = values["key"].n_unique()
-        have = pairs.join(values, on="key", how="semi").group_by("value").agg(share=pl.len() / keys)
-        chance = float(values.join(have, on="value", how="inner")["share"].sum()) / values.height
+        have = pairs.group_by("value").agg(share=pl.len() / values["key"].n_unique())
+        chance = float(values.join(have, on="value")["share"].sum()) / values.height
         return agree - chance >= EQUAL * (1 - chance) and chance < 1
 
 
-def _lists(column: Column) -> Iterator[pl.Series]:
-    """The cells as lists of text in lower case: as lists, as they are, and split at each mark that they have."""
+def _lists(column: Column, keys: pl.Series) -> Iterator[pl.DataFrame]:
+    """Cells as lists of text in lower case: as lists, or as they are and split at each mark that they have."""
     lists = column.json_lists if column.json_lists is not None else column.values if column.kind == "list" else None
     if lists is not None:
         if isinstance(lists.dtype, pl.List) and not lists.dtype.inner.is_nested():
-            yield _plain(lists.cast(pl.List(pl.String)))
+            yield _sampled(keys, lists.cast(pl.List(pl.String)))
         return
-    yield _plain(pl.select(pl.concat_list(column.text)).to_series())
+    cells = _sampled(keys, pl.select(pl.concat_list(column.text)).to_series())
+    yield cells
     for mark in MARKS if column.kind != "number" else ():
         if float(column.sample.str.contains(mark, literal=True).mean() or 0) >= LISTED:  # type: ignore[arg-type]
-            yield _plain(column.text.str.split(mark))
+            yield cells.with_columns(pl.col("value").list.first().str.split(mark).list.eval(_PLAIN))
 
 
-def _plain(lists: pl.Series) -> pl.Series:
-    return lists.list.eval(pl.element().str.strip_chars().str.to_lowercase()).list.drop_nulls()
+def _sampled(keys: pl.Series, lists: pl.Series) -> pl.DataFrame:
+    """Some rows with columns ``key`` and ``value``, which holds lists."""
+    rows = pl.DataFrame({"key": keys, "value": lists}).drop_nulls()
+    rows = rows if rows.height <= SAMPLE else rows.sample(SAMPLE, seed=0)
+    return rows.with_columns(pl.col("value").list.eval(_PLAIN))

@@ -12,6 +12,7 @@ from relrank.discovery.columns import MORE_MISSING, Column, Table
 from relrank.discovery.draft import Draft, NodeType, free_name, snake, type_name
 from relrank.discovery.leaks import Figures, sounds_computed
 from relrank.discovery.naming import Names
+from relrank.discovery.one_hot import FLAGS, blocks_of
 from relrank.discovery.references import ALIKE, Reference
 from relrank.discovery.tastes import Tastes
 from relrank.discovery.values import list_separator, path_mark, spellings
@@ -40,8 +41,6 @@ FEWEST_VALUES = 0.02
 FEW_NUMBERS = 12
 """Different whole numbers up to which they are values of their own instead of bins."""
 BINS = 8
-FEWEST_FLAGS = 5
-"""Columns of 0 and 1 from which on they are read as one list."""
 FEWEST_YEARS = 6
 """Different years of a column of dates, at least, for bins of years."""
 TITLE_WORDS = 12
@@ -77,9 +76,9 @@ def read_columns(draft: Draft, node: NodeType, sides: dict[str, Side]) -> list[R
     key = table[node.key or ""]
     further, texts = [], []
     title = _title(table, node, sides)
-    flags = _flag_columns(draft, node, table) if node.name in sides else set()
     tastes = _tastes(draft, sides) if _is_user(node, sides) else None
     names = _names(draft, node, sides)
+    flags = _flag_columns(draft, node, table, sides, tastes, names)
     for column in table:
         if column.name == node.key or column.name in flags:
             continue
@@ -105,29 +104,28 @@ def read_columns(draft: Draft, node: NodeType, sides: dict[str, Side]) -> list[R
     return further
 
 
-def _flag_columns(draft: Draft, node: NodeType, table: Table) -> set[str]:
-    """Columns of 0 and 1, one per value, as one column of lists; returns their names."""
-    flags = [
-        c
-        for c in table
-        if c.role is None and c.kind in ("flag", "number") and set(c.distinct) <= {"0", "1"} and c.known_share == 1.0
-    ]
-    if len(flags) < FEWEST_FLAGS:
-        return set()
-    names = [c.name for c in flags]
-    held = [pl.when(pl.Series(c.name, c.text) == "1").then(pl.lit(c.name)) for c in flags]
-    lists = pl.select(pl.concat_list(held).list.drop_nulls()).to_series()
-    name = free_name("_and_".join((names[0], names[-1])), table.columns)
-    draft.change(table.name, lists.alias(name))
-    draft.find(
-        "cleaning",
-        table.name,
-        f"{len(names)} columns of 0 and 1, {names[0]} to {names[-1]}, are read as lists",
-        len(names),
-    )
-    config = {"kind": "attribute", "node": node.name, "column": name, "target": draft.target("flag")}
-    draft.relate("flags", config, table.name, f"which of {len(names)} columns of 0 and 1 hold 1", len(names))
-    return set(names)
+def _flag_columns(
+    draft: Draft, node: NodeType, table: Table, sides: dict[str, Side], tastes: Tastes | None, names: Names | None
+) -> set[str]:
+    """Add blocks of columns of 0 and 1 as one relation each; returns the names of the columns."""
+    key = table[node.key or ""]
+    left = [c for c in table if c is not key and _leak(c, key, node, sides) is None]
+    used: set[str] = set()
+    for block in blocks_of(table, left):
+        if block.name == FLAGS and node.name not in sides:
+            continue
+        used |= {*block.columns}
+        n, ends = len(block.columns), f"{block.columns[0]} to {block.columns[-1]}"
+        if (leak := _taste(block.lists, key, tastes, names)) is not None:
+            draft.find("leak", f"{table.name}.{block.columns[0]}", f"{n} columns of 0 and 1, {ends}: {leak}", n)
+            continue
+        draft.change(table.name, block.lists.values)
+        draft.find("cleaning", table.name, f"{n} columns of 0 and 1, {ends}, are read as lists", n)
+        target = draft.target("flag" if block.name == FLAGS else type_name(block.name))
+        config = {"kind": "attribute", "node": node.name, "column": block.lists.name, "target": target}
+        name = f"{snake(node.name)}_{block.name}" if _is_user(node, sides) and block.name != FLAGS else block.name
+        draft.relate(name, config, table.name, f"which of {n} columns of 0 and 1 hold 1", n)
+    return used
 
 
 def _is_prose(column: Column) -> bool:
@@ -231,7 +229,7 @@ def _taste(column: Column, key: Column, tastes: Tastes | None, names: Names | No
         whom = "items that each user chose" if tastes is not None else "users who chose each item"
         return f"names {whom} ({by}), held-out interactions included"
     if tastes is None:
-        named = column.role is None and names.named_in(column)
+        named = column.role is None and names.named_in(column, key.text)
         return "names users, who may be those of held-out interactions" if named else None
     if column.kind in ("value", "list", "text") and tastes.sounds_chosen(column.name):
         return "sounds like what users chose: it may be computed from held-out interactions"
