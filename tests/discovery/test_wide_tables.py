@@ -96,7 +96,7 @@ def test_the_columns_that_say_least_are_left_out_and_listed(rows):
     assert kept == {*many, "brand", "land"}  # keys stay, and so does what is one step away and tells pairs apart
     left_out = {f.where: f.message for f in proposal.findings if f.kind == "left out"}
     assert {f"items.{name}" for name in (*sparse, *constant)} <= set(left_out)
-    assert left_out["items.sparse0"].endswith("10% of the nodes share a value, 50% of their pairs differ")
+    assert left_out["items.sparse0"].endswith("a node shares 0.1 values with others, 50% of pairs of them differ")
     assert set(proposal.comments) >= {f"relations.{name}" for name in kept}
     assert not {name for name in proposal.comments if name.startswith("relations.")} - {
         f"relations.{n}" for n in kept

@@ -258,7 +258,8 @@ class Column:
             return f"{self.n_known:,} of {len(self.values):,} rows have one"
         named = names_a(self.name, TIME) and not names_a(self.name, MEASURES)
         if self.kind == "number" and self.role is None and named and self.n_distinct > MOST_DAYS:
-            low, high = (self.numbers.min(), self.numbers.max()) if self.numbers is not None else (0, 0)
+            known = (self.values if self.numbers is None else self.numbers).drop_nulls().to_list()
+            low, high = min(known), max(known)
             return f"numbers from {low:g} to {high:g} are no seconds, or parts of them, since 1970"
         return None
 

@@ -19,9 +19,9 @@ fits three arms for each relation: without it, with it alone, and with its links
 def limit_relations(draft: Draft) -> None:
     """Leave out the values of columns that say least, so that few enough relations are left.
 
-    Keys, links and texts stay. Columns are ranked by the share of nodes that have a value in common with another
-    node, times the share of pairs of nodes whose values differ: columns that are nearly empty, nearly constant, or
-    different in each row come last. A column of nodes behind users and items counts for less with each step.
+    Keys, links and texts stay. Columns are ranked by the number of values that a node has in common with others,
+    times the share of pairs of such values that differ: columns that are nearly empty, nearly constant, or different
+    in each row come last. A column of nodes behind users and items counts for less with each step.
     """
     relations = draft.config["relations"]
     of_values = [
@@ -31,25 +31,25 @@ def limit_relations(draft: Draft) -> None:
     worth = {name: _worth(draft, relations[name]) for name in of_values}
     for name in sorted(of_values, key=lambda name: -worth[name][0])[room:]:
         _, shared, differ = worth[name]
-        where = next(f.where for f in draft.findings if f.kind == "relation" and f.message.startswith(f"{name}: "))
-        draft.findings = [f for f in draft.findings if not f.message.startswith(f"{name}: ")]
+        found = next(f for f in draft.findings if f.kind == "relation" and f.message.startswith(f"{name}: "))
+        draft.findings.remove(found)
         message = (
-            f"not among the {MOST_RELATIONS} relations that say most: {shared:.0%} of the nodes share a value, "
-            f"{differ:.0%} of their pairs differ"
+            f"not among the {MOST_RELATIONS} relations that say most: a node shares {shared:.2g} values with others, "
+            f"{differ:.0%} of pairs of them differ"
         )
-        draft.find("left out", where, message)
+        draft.find("left out", found.where, message)
         del relations[name]
         del draft.comments[f"relations.{name}"]
 
 
 def _worth(draft: Draft, relation: dict[str, Any]) -> tuple[float, float, float]:
-    """The rank of a column, the share of nodes that share a value, and the share of pairs of values that differ."""
+    """By what a column is ranked, its shared values per node, and the share of their pairs that differ."""
     node = draft.nodes[relation["node"]]
     column = draft.tables[node.table or ""].columns.get(relation["column"])
     changed = draft.changed.get(node.table or "", {}).get(relation["column"])
     values = changed if changed is not None or column is None else column.values
     assert values is not None
-    cells = pl.DataFrame({"value": values}).with_row_index("row")
+    cells = pl.DataFrame({"value": values})
     if relation["kind"] == "bins":
         known = cells["value"].drop_nulls()
         n = min(int(relation["quantiles"]), known.n_unique())
@@ -59,9 +59,8 @@ def _worth(draft: Draft, relation: dict[str, Any]) -> tuple[float, float, float]
             cells = cells.with_columns(pl.col("value").str.split(relation["separator"]))
         if isinstance(cells["value"].dtype, pl.List):
             cells = cells.explode("value", empty_as_null=True, keep_nulls=True)
-        counts = cells.drop_nulls().group_by("value").agg(pl.len().alias("n"), "row").filter(pl.col("n") > 1)
-        shared = counts["row"].explode(empty_as_null=True, keep_nulls=True).n_unique() / max(1, len(values))
-        shared = shared if counts.height else 0.0
-        p = counts["n"] / max(1, int(counts["n"].sum()))
-        differ = 1 - float((p * p).sum()) if counts.height else 0.0
+        counts = cells["value"].drop_nulls().value_counts(name="n")["n"].cast(pl.Float64)
+        counts = counts.filter(counts > 1)
+        shared = float(counts.sum()) / max(1, len(values))
+        differ = 1 - float((counts * counts).sum()) / max(1.0, float(counts.sum()) ** 2)
     return shared * differ / (1 + node.hops), shared, differ

@@ -81,7 +81,7 @@ def _fits(cells: pl.Series, others: pl.Series) -> pl.Series:
     ids = any(word in IDS for word in words_of(cells.name))
     if not ids and names_a(cells.name, MEASURES | QUANTITIES | COMPUTED):
         return cells.is_null() | numbers.is_not_null()
-    larger = numbers.abs() > LARGER * float(known.abs().max() or 0)  # type: ignore[arg-type]
+    larger: pl.Series = numbers.abs() > LARGER * float(known.abs().max() or 0)  # type: ignore[arg-type]
     return cells.is_null() | larger.fill_null(False) | _sums(cells, others)
 
 
@@ -89,7 +89,8 @@ def _sums(cells: pl.Series, others: pl.Series) -> pl.Series:
     """Which cells are the sum of the other cells of their column."""
     numbers, known = _numbers(cells, others)
     total = 0.0 if known is None else float(known.sum())
-    return ((numbers - total).abs() <= CLOSE * abs(total)).fill_null(False) & (total != 0)
+    near: pl.Series = (numbers - total).abs() <= CLOSE * abs(total)
+    return near.fill_null(False) & (total != 0)
 
 
 def _numbers(cells: pl.Series, others: pl.Series) -> tuple[pl.Series, pl.Series | None]:
