@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from relrank.cli.app import app
 from relrank.discovery import Hints, Statement, discover
+from relrank.discovery.columns import Column
 from relrank.discovery.folder import read_folder
 from relrank.discovery.statements import FOREIGN_KEYS, PRIMARY_KEY, TIME, statement_of
 from relrank.study.config import read_study
@@ -184,6 +185,11 @@ def init(folder, out, *options):
     return result.output, tomllib.loads(out.read_text("utf-8"))
 
 
+def test_keys_are_no_times_however_large():
+    values = pl.Series([1_600_000_000 + 86_400 * (n % 90) for n in range(200)])
+    assert [Column("t", "made_on", values, role).kind for role in (None, "key")] == ["time", "number"]
+
+
 SHAPES = {"rel-hm": shop, "rel-amazon": reviews, "rel-stack": forum}
 EXPECTED = {
     "rel-hm": (
@@ -250,7 +256,9 @@ def test_a_forum_is_read_as_its_files_state():
 
 
 def test_hints_choose_among_the_tables_that_fit():
-    frames, statements = stated(forum())
+    marks = {"UserId": np.arange(600) % 130, "CommentId": np.arange(600)}
+    marked = {"marks": (marks, None, {"UserId": "users", "CommentId": "comments"}, None)}
+    frames, statements = stated(forum() | marked)
     proposal = discover(frames, Hints(interactions="votes", user="UserId", item="PostId"), statements)
     assert proposal.config["data"]["interactions"]["file"] == "votes"
     # comments have a user and a post: as nodes they would link held-out pairs
@@ -260,8 +268,11 @@ def test_hints_choose_among_the_tables_that_fit():
 def test_rows_that_repeat_the_author_of_a_post_are_no_choices():
     tables = forum()
     columns, *statement = tables["comments"]
-    owners = tables["posts"][0]["OwnerUserId"]
-    tables["comments"] = ({**columns, "UserId": owners.gather(columns["PostId"].tolist())}, *statement)
+    owners = tables["posts"][0]["OwnerUserId"].gather(columns["PostId"].tolist())
+    mostly = pl.select(
+        pl.when(pl.int_range(len(owners)) % 5 < 3).then(owners).otherwise(columns["UserId"])
+    ).to_series()
+    tables["comments"] = ({**columns, "UserId": mostly}, *statement)
     history, *statement = tables["postHistory"]
     rng = np.random.default_rng(5)
     tables["postHistory"] = ({**history, "UserId": rng.integers(0, 130, 900)}, *statement)
@@ -292,6 +303,10 @@ def chain():
             {"a": seen, "b": viewed, "c": days(at), "store": seen % 60},
             None, {"a": "people", "b": "things", "store": "stores"}, "c",
         ),
+        "offers": (
+            {"b": np.arange(90) % 60, "store": np.arange(90) * 7 % 60, "land": np.arange(90) % 7 % 4},
+            None, {"b": "things", "store": "stores", "land": "lands"}, None,
+        ),
         "sent": ({"of": rng.integers(0, 900, 700), "to": rng.integers(0, 20, 700)}, None,
                  {"of": "purchases", "to": "stores"}, None),
     }  # fmt: skip
@@ -311,8 +326,11 @@ def test_chains_and_tables_with_three_keys(tmp_path):
     assert ends["land"] == ("maker", "land")
     assert ends["spec"] == ("thing", "spec")  # a column with a key per row is one of another table here
     links = {name: (link["source"], link["target"], link.get("by")) for name, link in data["links"].items()}
-    assert links == {"views": ("people", "thing", None), "views_2": ("thing", "store", "a")}
-    assert {link["time"] for link in data["links"].values()} == {"c"}
+    assert links == {
+        "views": ("people", "thing", None), "views_2": ("thing", "store", "a"),
+        "offers": ("thing", "land", None), "offers_2": ("thing", "store", None),
+    }  # fmt: skip
+    assert {name for name, link in data["links"].items() if link.get("time") == "c"} == {"views", "views_2"}
     prepared = prepare(read_study(out), out.parent)
     assert set(prepared.split_contexts[0].graph.relations) == set(relations)
 

@@ -48,6 +48,12 @@ def test_a_row_with_a_key_or_without_sums_stays(line, tmp_path):
     assert folder.findings == []
 
 
+def test_sums_are_no_totals_where_no_key_is_missing(tmp_path):
+    rows = [f"{n % 7 + 1};{2 * n}" for n in range(1, 21)]
+    sums = f"{sum(n % 7 + 1 for n in range(1, 21))};{SUM}"
+    assert export(tmp_path, *rows, sums, header="price;sold").frames["products"].height == 21
+
+
 def test_sums_of_groups_and_empty_lines(tmp_path):
     lines = [*ROWS[:10], f"Zwischensumme;;;{SUM // 4}", ";;;", *ROWS[10:], f"Zwischensumme;;;{3 * SUM // 4}", ";;;"]
     folder = export(tmp_path, *lines, f"Summe;;;{SUM}")

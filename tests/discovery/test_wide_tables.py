@@ -89,13 +89,14 @@ def test_the_columns_that_say_least_are_left_out_and_listed(rows):
     sparse = {f"sparse{n}": [f"v{i % 2}" if i < 6 else None for i in range(ITEMS)] for n in range(30)}
     constant = {f"constant{n}": ["x"] * (ITEMS - 4) + ["y"] * 4 for n in range(30)}
     brands = pl.DataFrame({"brand_id": [f"b{n}" for n in range(12)], "land": list("xyz") * 4})
-    columns = sparse | constant | many | {"brand_id": [f"b{n % 12}" for n in range(ITEMS)]}
+    half = {"half": ["xyz"[n % 3] if n < 36 else None for n in range(ITEMS)]}
+    columns = sparse | constant | many | half | {"brand_id": [f"b{n % 12}" for n in range(ITEMS)]}
     proposal = discover({"orders": rows, "items": items(**columns), "brands": brands})
     kept = set(proposal.config["relations"])
     assert len(kept) == MOST_RELATIONS
-    assert kept == {*many, "brand", "land"}  # keys stay, and so does what is one step away and tells pairs apart
+    assert kept == {*many, "half", "brand"}  # keys stay; a step farther away, the land of a brand counts for half
     left_out = {f.where: f.message for f in proposal.findings if f.kind == "left out"}
-    assert {f"items.{name}" for name in (*sparse, *constant)} <= set(left_out)
+    assert {f"items.{name}" for name in (*sparse, *constant)} | {"brands.land"} <= set(left_out)
     assert left_out["items.sparse0"].endswith("a node shares 0.1 values with others, 50% of pairs of them differ")
     assert set(proposal.comments) >= {f"relations.{name}" for name in kept}
     assert not {name for name in proposal.comments if name.startswith("relations.")} - {
