@@ -23,7 +23,7 @@ from relrank.frames.sources import Columns, Sources
 from relrank.graph.construction.build_graph import FeatureConfig, InteractionWeights, RelationConfig, build_graph
 from relrank.graph.graph import Graph
 from relrank.io import html
-from relrank.models import MODELS, ClosedForm, Recommender
+from relrank.models import MODELS, ClosedForm, Recommender, Trained
 from relrank.models.core.base import override_config
 from relrank.runs.batch import BatchRecommender
 from relrank.runs.fitted_run import FORMAT, FittedRun, as_keys, as_list, check_k, is_key, item_titles, save_run
@@ -284,7 +284,9 @@ class Estimator:
         kind.check(graph, config)
         if issubclass(kind, ClosedForm):
             return kind(graph, config).solve()
-        train = override_config(TrainConfig(), self.train or {}, "rr.Estimator, train")
+        assert issubclass(kind, Trained)
+        start = TrainConfig(**kind.training_defaults(graph))
+        train = override_config(start, self.train or {}, "rr.Estimator, train")
         train = override_config(train, {"every": train.epochs, "patience": 0}, "rr.Estimator, train")
         model = kind(graph, config)
         # validated once, after the last epoch, which therefore is the best

@@ -201,7 +201,9 @@ class Cell:
                     expected="no training settings for a closed form; seeds in [study]",
                     found=name,
                 )
-        return config, override_config(TrainConfig(), settings.train, f"{where}, train")
+        defaults = kind.training_defaults(self.split_context.graph) if issubclass(kind, Trained) else {}
+        train = override_config(TrainConfig(**defaults), settings.train, f"{where}, train")
+        return config, train
 
     def identity(self) -> dict[str, Any]:
         """Everything that the result depends on, as plain JSON."""

@@ -328,6 +328,12 @@ class Trained(nn.Module, Recommender):
         self.config = self.validated_config(graph, self.Config() if config is None else config, self.name)
         self.parallel = True
 
+    @classmethod
+    def training_defaults(cls, graph: Graph) -> dict[str, Any]:
+        """Training settings of this model that differ from ``TrainConfig``'s, for the size of a graph."""
+        del graph
+        return {}
+
     def examples(self) -> tuple[Int32, Int32]:
         """Training examples of an epoch, as (user rows [n], item rows [n]): by default the training edges."""
         return self.graph.interactions.src, self.graph.interactions.dst

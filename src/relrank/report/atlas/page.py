@@ -15,7 +15,7 @@ from relrank.io.atomic import atomic_write, write_text
 from relrank.report.atlas.picture import Group, Mark, Marks, narrow_picture, wide_picture
 from relrank.report.formatting import NOTHING, amount, count, extra, listed, metric_name, number, signed_percent
 from relrank.study.atlas.claims import ANSWERS, JudgedClaim, judge
-from relrank.study.atlas.config import Atlas
+from relrank.study.atlas.config import Atlas, Claim
 from relrank.study.atlas.gains import (
     ALL_KIND,
     CLOSED,
@@ -174,7 +174,7 @@ def _of_claims(claims: Sequence[JudgedClaim]) -> list[str]:
     """Which published claims hold, in one sentence; none without claims."""
     clauses = []
     for word, verbs in zip(ANSWERS, VERBS, strict=True):
-        sources = [f"[{md(one.claim.source)}]({one.claim.url})" for one in claims if one.answer == word]
+        sources = [source(one.claim) for one in claims if one.answer == word]
         if sources:
             clauses.append(f"**{len(sources)} {verbs[len(sources) > 1]}** ({listed(sources, most=12)})")
     return [f"Of {len(claims)} [published claims](#published-claims) {listed(clauses)}."] if clauses else []
@@ -312,6 +312,11 @@ def md(text: object) -> str:
     return " ".join(re.sub(r"([\\`*_{}\[\]<>|~])", r"\\\1", str(text).replace("&", "&amp;")).split())
 
 
+def source(claim: Claim) -> str:
+    """Where a claim was published, as a link if it has an address."""
+    return f"[{md(claim.source)}]({claim.url})" if claim.url else md(claim.source)
+
+
 def _percent(value: float) -> str:
     return f"{signed_percent(value, 0 if abs(value) >= 99.5 else 1)} %"
 
@@ -336,7 +341,14 @@ def _environment() -> Any:
         keep_trailing_newline=True,
         autoescape=False,  # Markdown: ``md`` escapes
     )
-    environment.filters |= {"md": md, "percent": _percent, "gain": gain_text, "count": count, "extra": extra}
+    environment.filters |= {
+        "md": md,
+        "source": source,
+        "percent": _percent,
+        "gain": gain_text,
+        "count": count,
+        "extra": extra,
+    }
     environment.filters["hours"] = lambda value: amount(value, 2)
     environment.globals |= {"ends": _ends, "agrees": agrees, "nothing": NOTHING}
     return environment

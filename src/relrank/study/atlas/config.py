@@ -54,7 +54,7 @@ class Claim(ConfigSection):
     Attributes:
         text: the claim, in a sentence.
         source: who says so.
-        url: where.
+        url: where, if it is public.
         study: name of the study whose evidence decides.
         relation: of that study, or "all" for all of its relations together.
         model: of that study, with or without the relation.
@@ -68,7 +68,7 @@ class Claim(ConfigSection):
 
     text: str
     source: str
-    url: str = Field(pattern=r"^https?://\S+$")
+    url: str | None = Field(None, pattern=r"^https?://\S+$")
     study: str
     relation: str = ALL
     model: str
