@@ -209,6 +209,17 @@ def test_early_stopping_waits_for_its_patience():
     assert fit(toy(), replace(config, patience=0), iter(metrics).__next__, seed=0).epochs == 7
 
 
+def test_early_stopping_does_not_begin_on_the_plateau_of_popularity():
+    """Three validations at .1, where popularity is, do not end a training that then learns; the next three do."""
+    metrics = [0.1, 0.1, 0.1, 0.1, 0.1, 0.4, 0.4, 0.3, 0.3, 0.9]
+    config = replace(CPU, epochs=10, every=1, patience=3)
+    assert fit(toy(), config, iter(metrics).__next__, seed=0).epochs == 4
+    fitted = fit(toy(), config, iter(metrics).__next__, seed=0, plateau=lambda: 0.1)
+    assert (fitted.epochs, fitted.best_epoch) == (9, 6)
+    fitted = fit(toy(), replace(config, patience=0), iter(metrics).__next__, seed=0, plateau=lambda: 1 / 0)
+    assert fitted.epochs == 10
+
+
 def test_stopped_run_stays_stopped(tmp_path):
     config = replace(CPU, epochs=7, every=1, patience=2)
     first, again = toy(), toy()

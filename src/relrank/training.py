@@ -51,7 +51,8 @@ class TrainConfig:
     every: PositiveInt = 5
     """Number of epochs per validation."""
     patience: NonNegativeInt = 0
-    """Validations without a new best before stopping early; 0 trains all epochs."""
+    """Validations without a new best before stopping early, once the model ranks better than popularity; 0 trains all
+    epochs."""
     device: str = "auto"
     """"cpu", "cuda", or "auto": CUDA if available."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -126,6 +127,7 @@ def fit(
     callback: EpochCallback | None = None,
     group: ProcessGroup = SINGLE_PROCESS,
     step_callback: StepCallback | None = None,
+    plateau: Callable[[], float] | None = None,
 ) -> FitResult:
     """Train a model; it then has the parameters of its best validated epoch.
 
@@ -136,9 +138,11 @@ def fit(
         seed: of parameters, order and negatives.
         folder: for the checkpoint of the last and the best state, from which a run continues.
         callback: called after every epoch.
-        group: processes that train this model together. Only rank 0 uses ``validate``, ``folder``, ``callback`` and
-            ``step_callback``; the number of processes may change when a run continues.
+        group: processes that train this model together. Only rank 0 uses ``validate``, ``folder``, ``callback``,
+            ``step_callback`` and ``plateau``; the number of processes may change when a run continues.
         step_callback: called within long epochs.
+        plateau: returns the validation metric of popularity. Until the model is better, no validation counts against
+            ``patience``: early in training most models rank by popularity, for many epochs without a new best.
 
     Raises:
         InputError: the folder has a run of another configuration or graph; loss or metric is not finite; data, type
@@ -158,8 +162,9 @@ def fit(
         model.refresh()
         return _finite("metric", validate(), epoch)
 
+    floor = group.broadcast_from_rank0(plateau) if config.patience and plateau is not None else -math.inf
     for epoch in range(run.epoch + 1, config.epochs + 1):
-        if config.patience and run.n_stale >= config.patience:
+        if config.patience and run.n_stale >= config.patience and run.best_metric > floor:
             break
         began = time.perf_counter()
         loss = _epoch(model, optimizer, epoch, config, seed, device, group, step_callback)

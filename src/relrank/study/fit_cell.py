@@ -14,6 +14,7 @@ from relrank.evaluation.evaluate import mean_metric
 from relrank.graph.construction.interactions import build_interactions, events_of, history_positions
 from relrank.graph.graph import Graph
 from relrank.models import MODELS, ClosedForm, Recommender
+from relrank.models.closed_form.baselines import Popularity
 from relrank.models.core.base import override_config
 from relrank.parallel.process_group import SINGLE_PROCESS, ProcessGroup
 from relrank.study.cell import Cell, StatusCallback
@@ -67,8 +68,12 @@ def fit_cell(
     def validate() -> float:
         return mean_metric(model, split_context.split, cell.study.metric)
 
+    def plateau() -> float:
+        return mean_metric(Popularity(graph).solve(), split_context.split, cell.study.metric)
+
+    settings = train or cell.initial_config()[1]
     fitted = fit(
-        model, train or cell.initial_config()[1], validate, split_context.seed, folder, callback, group, step_callback
+        model, settings, validate, split_context.seed, folder, callback, group, step_callback, plateau=plateau
     )
     return model, fitted.history
 
