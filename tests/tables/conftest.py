@@ -18,6 +18,11 @@ PROTOCOL_DATA: dict[str, Callable[[Path], Tables]] = {
     "ml-100k-u1": lambda d: datasets.ml_100k(d / "ml-100k", "u1"),
     "ml-100k-loo": lambda d: datasets.ml_100k(d / "ml-100k"),
     "beauty-loo": lambda d: datasets.amazon_beauty(d / "amazon-beauty-seq"),
+    "hetrec-lastfm": lambda d: datasets.hetrec_lastfm(d / "hetrec-lastfm-2k"),
+    "facebook-books": lambda d: datasets.facebook_books(d / "linked-facebook-books"),
+    "facebook-books-5core": lambda d: datasets.facebook_books(d / "linked-facebook-books"),
+    "yahoo-movies": lambda d: datasets.yahoo_movies(d / "linked-yahoo-movies"),
+    "yahoo-movies-5core": lambda d: datasets.yahoo_movies(d / "linked-yahoo-movies"),
 }
 
 

@@ -105,12 +105,18 @@ def test_header_rows_inside_a_kg_are_dropped_and_counted(tmp_path: Path) -> None
     (tmp_path / "x.kg").write_text(head + "m.1\tr.a\tm.5\nm.5\tr.b\tm.1\n" + head + "m.1\tr.b\tm.6\n")
     tables = datasets.recbole(tmp_path)
     assert tables.nodes["item"].frame.rows() == [(1, ["A", "B"], 2.5), (2, ["C"], None)]
-    assert {n: t.frame.rows() for n, t in tables.links.items()} == {"r.a": [(1, "m.5")], "r.b": [(1, "m.6")]}
-    assert counts(tables) == {
-        "header rows inside the file dropped": 1,
-        "links of items without a row dropped": 1,
-        "triples that do not start at an item dropped": 1,
+    assert {n: t.frame.rows() for n, t in tables.links.items()} == {
+        "r.a": [(1, "m.5")],
+        "r.b": [(1, "m.6")],
+        "r.b_of_entity_to_item": [("m.5", 1)],
     }
+    assert counts(tables) == {"header rows inside the file dropped": 1, "links of items without a row dropped": 1}
+    (tmp_path / "x.item").unlink()
+    (tmp_path / "x.kg").write_text(head + "m.1\tr.a\tm.5\nm.1\tr.a\n")
+    with pytest.raises(InputError, match=r"value is missing[\s\S]*x\.kg"):
+        datasets.recbole(tmp_path)
+    (tmp_path / "x.kg").write_text(head + "m.1\tr.a\tm.5\n")
+    assert datasets.recbole(tmp_path).links["r.a"].frame.rows() == [(1, "m.5")]  # items of the interactions
 
 
 def test_recbole_on_ml_100k(atomic_ml_100k: Path) -> None:

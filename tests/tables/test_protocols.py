@@ -47,6 +47,11 @@ COUNTS = {
     "ml-1m-liked-loo": (6035, 3382, 575_066 - 5 - 2 * 6035, 6035, 6035),
     "ml-100k-u1": (943, 1682, 75_833, 4167, 11_235),
     "beauty-loo": (22_363, 12_101, 198_502 - 2 * 22_363, 22_363, 22_363),
+    "hetrec-lastfm": (1892, 17_632, 92_834 - 9269 - 9270, 9269, 9270),
+    "facebook-books": (1398, 2933, 15_234 - 1141, 1141, 3744),
+    "facebook-books-5core": (1380, 843, 14_947 - 1688 - 3541, 1688, 3541),
+    "yahoo-movies": (3991, 2587, 48_365, 3470, 13_134),
+    "yahoo-movies-5core": (2986, 1639, 59_712 - 6163 - 13_085, 6163, 13_085),
 }
 
 ORDER = {"ml-1m-loo": (True, True), "ml-1m-liked-loo": (True, True), "beauty-loo": (True, True),
@@ -384,8 +389,8 @@ def test_tables_that_do_not_fit_the_protocol(tables: Tables, settings: dict[str,
 @pytest.mark.parametrize(
     ("settings", "what"),
     [
-        ({"name": "goodbooks"}, "one of beauty-loo, goodbooks-loo"),
-        ({}, "one of beauty-loo, goodbooks-loo"),
+        ({"name": "goodbooks"}, "one of beauty-loo, facebook-books"),
+        ({}, "one of beauty-loo, facebook-books"),
         ({"name": "goodbooks-loo", "core": 3}, "fixed protocol"),
         ({"name": "mine", "core": 5}, "split"),
         ({"split": "temporal"}, "cut"),
@@ -428,6 +433,18 @@ def test_cold_items_leave_new_items_as_the_only_candidates() -> None:
         protocol(split="last-leave-one-out", item_share=0.1)
 
 
+def test_shares_of_a_random_ratio_fit_together() -> None:
+    rows = [(u, i) for u in range(3) for i in range(10)]
+    made = make_split(tables_of(rows, "user item"), protocol(split="random-ratio"), seed=0)
+    assert [len(part) for part in (made.train, made.valid, made.test)] == [24, 3, 3]
+    assert (made.random, made.successive) == (True, False)
+    with pytest.raises(InputError, match="together must be below 1"):
+        protocol(split="random-ratio", test_share=0.5, valid_share=0.5)
+    for key, value in (("test_share", 0.2), ("rounding", "up")):
+        with pytest.raises(InputError, match=f"{key} goes with"):
+            protocol(split="given", **{key: value})
+
+
 def test_share_of_one_item_is_one_item_whatever_the_rounding() -> None:
     """1/49 · 49 is below one in binary."""
     assert 1 / 49 * 49 < 1
@@ -439,6 +456,7 @@ def test_share_of_one_item_is_one_item_whatever_the_rounding() -> None:
 ALL_DAYS = [(u, (3 * u + 2 * t) % 40, t) for u in range(40) for t in range(8)]
 WALKED: dict[str, dict[str, object]] = {
     "random-leave-one-out": {},
+    "random-ratio": {"test_share": 0.3},
     "last-leave-one-out": {},
     "given": {"valid_share": 0.3},
     "temporal": {"valid_cut": 3, "cut": 5},

@@ -1,5 +1,7 @@
 """Cuts, on small rows worked by hand, and their randomness."""
 
+from fractions import Fraction
+
 import numpy as np
 import polars as pl
 import pytest
@@ -15,6 +17,7 @@ from relrank.tables.split import (
     hold_out,
     last_leave_one_out,
     random_leave_one_out,
+    random_ratio,
     temporal,
     tied_last,
 )
@@ -58,6 +61,7 @@ def test_random_draws_do_not_depend_on_the_order_of_rows() -> None:
     order = rng.permutation(60)
     for draw in (
         lambda d: random_leave_one_out(d, np.random.default_rng(3)),
+        lambda d: random_ratio(d, 0.2, 0.1, np.random.default_rng(3)),
         lambda d: hold_out(d, np.zeros(60, np.int8), 0.3, np.random.default_rng(3)),
     ):
         assert (draw(data)[order] == draw(data.take(order))).all()
@@ -157,3 +161,54 @@ def test_cold_items_take_all_rows_of_some_items() -> None:
     assert (other != parts).any()
     order = np.random.default_rng(2).permutation(210)
     assert (cold_items(given.take(order), 21, 0.1, np.random.default_rng(0)) == parts[order]).all()
+
+
+def ratio_counts(n: int, test: float, valid: float) -> list[int]:
+    """Training, validation and test rows of a user, as RecBole counts them: in plain loops."""
+    counts = [0, int(Fraction(str(valid)) * n), int(Fraction(str(test)) * n)]
+    counts[0] = n - sum(counts)
+    for part, share in ((2, test), (1, valid)):
+        if counts[0] <= 1:
+            break
+        if 0 < Fraction(str(share)) * n < 1:
+            counts[part] += 1
+            counts[0] -= 1
+    return counts
+
+
+def parts_by_user(user: list[int], parts: np.ndarray) -> list[list[int]]:
+    return [[int((parts[np.array(user) == u] == part).sum()) for part in (TRAIN, VALID, TEST)] for u in set(user)]
+
+
+def test_random_ratio_counts_rows_as_recbole_does() -> None:
+    by_hand = {1: [1, 0, 0], 2: [1, 0, 1], 3: [1, 1, 1], 9: [7, 1, 1], 10: [8, 1, 1], 19: [17, 1, 1], 20: [16, 2, 2]}
+    assert {n: ratio_counts(n, 0.1, 0.1) for n in by_hand} == by_hand
+    user = [n for n in range(1, 61) for _ in range(n)]
+    for test, valid in ((0.1, 0.1), (0.2, 0.1), (0.3, 0.3), (0.01, 0.9), (0.7, 0.2)):
+        parts = random_ratio(rows(user), test, valid, np.random.default_rng(0))
+        assert parts_by_user(user, parts) == [ratio_counts(n, test, valid) for n in range(1, 61)]
+
+
+def test_random_ratio_rounded_up_leaves_a_training_row() -> None:
+    user = [n for n in range(1, 41) for _ in range(n)]
+    counts = parts_by_user(user, random_ratio(rows(user), 0.2, 0.08, np.random.default_rng(0), round_up=True))
+    assert counts[:6] == [[1, 0, 0], [1, 0, 1], [1, 1, 1], [2, 1, 1], [3, 1, 1], [3, 1, 2]]
+    assert [test for _, _, test in counts[1:]] == [-(-n // 5) for n in range(2, 41)]
+    assert [valid for _, valid, _ in counts[2:]] == [-(-2 * n // 25) for n in range(3, 41)]
+
+
+@pytest.mark.parametrize("round_up", [False, True])
+def test_every_user_keeps_a_training_row_whatever_the_shares(round_up: bool) -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(50):
+        test, valid = rng.dirichlet([1, 1, 1])[:2]
+        user = np.repeat(np.arange(30), rng.integers(0, 12, 30)).tolist()
+        parts = random_ratio(rows(user), float(test), float(valid), rng, round_up=round_up)
+        assert all(train >= 1 for train, _, _ in parts_by_user(user, parts))
+
+
+def test_random_ratio_draws_every_row_equally_often() -> None:
+    draws = [random_ratio(rows([0] * 10), 0.2, 0.1, np.random.default_rng(seed)) for seed in range(3000)]
+    for part, expected in ((TEST, 600), (VALID, 300)):
+        counts = (np.array(draws) == part).sum(0)
+        assert ((counts - expected) ** 2 / expected).sum() < 27.9  # chi-square, 9 degrees of freedom, p = .001

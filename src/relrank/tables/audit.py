@@ -192,8 +192,16 @@ def _made_by(tables: Tables, split: Split, name: str) -> Iterator[Finding]:
     bad = f"{rows:,} rows of {name} are what users, by its column {column!r}, made of {pairs:,} of their {held:,} "
     bad += "held-out items"
     good, remedy = f"no row of {name} is of a held-out pair", f'say who made the rows of {name}: by = "{column}"'
+    if declared := _with_makers(tables, name):
+        remedy = f"use table {declared}, which says who made each row"
     level: Literal["leak", "warning"] = "leak" if pairs >= max(10, held / 100) else "warning"
     yield _finding(level, f"{name} made of held-out rows", rows, bad, good, remedy)
+
+
+def _with_makers(tables: Tables, name: str) -> str | None:
+    """A table that links the same types as another one, with the makers of its rows, if there is one."""
+    ends = {key: (table.source, table.target) for key, table in tables.links.items()}
+    return next((key for key, table in tables.links.items() if table.by and ends[key] == ends.get(name)), None)
 
 
 def _unknown(split: Split) -> Iterator[Finding]:

@@ -93,7 +93,7 @@ def made_of_held_out(tables: Tables, split: Split, name: str) -> tuple[str, int,
 
     Returns:
         The column that seems to hold the makers, how many rows are of held-out pairs, and of how many pairs; None if
-        there is no such column.
+        there is no such column. A row with several makers counts once per maker.
     """
     link = tables.links.get(name)
     frame = (
@@ -102,6 +102,8 @@ def made_of_held_out(tables: Tables, split: Split, name: str) -> tuple[str, int,
     maker = next((c for c in frame.columns if c.startswith(MAYBE_BY)), None)
     if maker is None:
         return None
+    if frame.schema[maker] == pl.List:
+        frame = frame.explode(maker)
     if link is None:
         keys = frame["key"]
     elif link.source == tables.item:

@@ -44,19 +44,39 @@ def to_interactions(rows: pl.DataFrame, where: str, notices: list[Notice] | None
 
 def read_lists(path: Path) -> pl.DataFrame:
     """Lines ``user item item …`` as (user, item) rows in file order."""
+    return to_interactions(read_number_lists(path, " ", ("user_id", "item_id")), path.name)
+
+
+def read_number_lists(path: Path, separator: str, names: tuple[str, str]) -> pl.DataFrame:
+    """Lines of whole numbers as rows (first, other) in file order, Int64.
+
+    Args:
+        path: the file.
+        separator: between the numbers of a line.
+        names: of the columns of the first and of the other numbers.
+
+    Raises:
+        InputError: a line holds something else.
+    """
+    first, other = names
     lines = pl.DataFrame({"line": read_text(path).split("\n")}).filter(pl.col("line").str.strip_chars() != "")
-    numbers = lines.select(pl.col("line").str.strip_chars().str.split(" ").cast(pl.List(pl.Int64), strict=False))
+    numbers = lines.select(
+        pl.col("line").str.strip_chars().str.split(separator).cast(pl.List(pl.Int64), strict=False)
+    )
     bad = numbers.select(pl.col("line").list.eval(pl.element().is_null()).list.any()).to_series()
     if bad.any():
         row = int(bad.arg_max() or 0)
         raise InputError(
             "not a list of numbers",
             where=f"{path}, line {row + 1}",
-            expected="a user and their items: whole numbers between single spaces",
+            expected=f"{first} {other} {other} …: whole numbers between single {_SEPARATORS[separator]}",
             found=repr(lines["line"][row][:60]),
         )
-    rows = numbers.select(user_id=pl.col("line").list.first(), item_id=pl.col("line").list.slice(1))
-    return to_interactions(rows.explode("item_id", empty_as_null=False), path.name)
+    rows = numbers.select(pl.col("line").list.first().alias(first), pl.col("line").list.slice(1).alias(other))
+    return rows.explode(other, empty_as_null=False)
+
+
+_SEPARATORS = {" ": "spaces", "\t": "tabs"}
 
 
 def read_atomic(path: Path, typed: bool = False) -> pl.DataFrame:
@@ -76,18 +96,3 @@ def read_atomic(path: Path, typed: bool = False) -> pl.DataFrame:
             values = as_keys(values)
         columns.append(values)
     return pl.DataFrame(columns)
-
-
-def read_triples(kg: Path, link: Path, items: pl.Series) -> tuple[pl.DataFrame, list[Notice]]:
-    """Triples whose head is an item, as ``item_id, relation_id, tail_id``; the others are counted."""
-    triples = read_atomic(kg)
-    headers = triples["relation_id"] == "relation_id:token"  # concatenated files repeat their header
-    notices = [Notice(kg.name, "header rows inside the file dropped", int(headers.sum()))]
-    triples = triples.filter(~headers)
-    links = read_atomic(link)
-    linked = links.with_columns(as_keys(links["item_id"])).filter(pl.col("item_id").is_in(items.implode()))
-    notices.append(Notice(link.name, "links of items without a row dropped", links.height - linked.height))
-    rows = triples.join(linked, left_on="head_id", right_on="entity_id", how="inner", maintain_order="left")
-    others = triples.join(linked, left_on="head_id", right_on="entity_id", how="anti").height
-    notices.append(Notice(kg.name, "triples that do not start at an item dropped", others))
-    return rows.select("item_id", "relation_id", "tail_id"), [n for n in notices if n.count]

@@ -13,15 +13,30 @@ from pathlib import Path
 import polars as pl
 
 from relrank.errors import InputError
-from relrank.tables.dataset_formats import read_atomic, read_lists, read_triples, to_interactions
+from relrank.tables.dataset_formats import read_atomic, read_lists, to_interactions
 from relrank.tables.files import column, parse, read_table, read_text
+from relrank.tables.lastfm import hetrec_lastfm
+from relrank.tables.linked_data import linked_data
 from relrank.tables.missing import refuse_missing
 from relrank.tables.movielens import ml_1m, ml_100k
 from relrank.tables.notices import Notice
 from relrank.tables.tables import LinkTable, NodeTable, Tables
 from relrank.tables.times import DATETIME_NS, UNKNOWN_TICKS, Clock
+from relrank.tables.triples import read_recbole_triples, with_triples
 
-__all__ = ["amazon_beauty", "goodbooks_10k", "lightgcn", "ml_1m", "ml_100k", "recbole", "s3rec", "sasrec"]
+__all__ = [
+    "amazon_beauty",
+    "facebook_books",
+    "goodbooks_10k",
+    "hetrec_lastfm",
+    "lightgcn",
+    "ml_1m",
+    "ml_100k",
+    "recbole",
+    "s3rec",
+    "sasrec",
+    "yahoo_movies",
+]
 
 
 def goodbooks_10k(folder: Path, ratings: str = "ratings.csv") -> Tables:
@@ -103,6 +118,16 @@ def amazon_beauty(folder: Path) -> Tables:
     return replace(s3rec(folder / "Beauty.txt"), name="amazon-beauty")
 
 
+def facebook_books(folder: Path) -> Tables:
+    """Books liked on Facebook (ESWC 2015 challenge), with DBpedia features: ``linked_data``; every rating is 1."""
+    return linked_data(folder, "facebook-books", "book")
+
+
+def yahoo_movies(folder: Path) -> Tables:
+    """Ratings from 1 to 5 of Yahoo! Movies, with DBpedia features: ``linked_data``."""
+    return linked_data(folder, "yahoo-movies", "movie")
+
+
 def s3rec(path: Path) -> Tables:
     """A file of the S3-Rec repository, ``NAME.txt``, with the attributes of each product.
 
@@ -151,10 +176,10 @@ def recbole(folder: Path) -> Tables:
     A published split is ``NAME.train.inter``, ``NAME.test.inter`` and optionally ``NAME.valid.inter``.
 
     ``token`` columns become keys or text, ``token_seq`` lists of text, ``float`` Float64. ``.inter`` needs columns
-    ``user_id`` and ``item_id``; ``rating`` and ``timestamp`` are optional. Every relation of the ``.kg`` becomes a
-    link table from item to "entity".
+    ``user_id`` and ``item_id``; ``rating`` and ``timestamp`` are optional. Relations of the ``.kg`` become link
+    tables of items and entities under their full names: see ``relrank.tables.triples``.
     """
-    nodes, links, notices = {}, {}, list[Notice]()
+    nodes, notices = {}, list[Notice]()
     stem, files = _inter_files(folder)
     parts = {part: to_interactions(read_atomic(p, typed=True), p.name, notices) for part, p in files.items()}
     clock = Clock.of([(files[part].name, f["time"]) for part, f in parts.items() if "time" in f.columns])
@@ -173,25 +198,29 @@ def recbole(folder: Path) -> Tables:
             refuse_missing(column(frame, f"{kind}_id", path.name), path.name)
             title = next((c for c in frame.columns if "title" in c), None)
             nodes[kind] = NodeTable(kind, frame, f"{kind}_id", title)
-    if stem.with_suffix(".kg").is_file() and "item" in nodes:
-        triples, count = read_triples(
-            stem.with_suffix(".kg"), stem.with_suffix(".link"), nodes["item"].frame["item_id"]
-        )
-        notices += count
-        for (relation,), frame in triples.group_by("relation_id", maintain_order=True):
-            table = frame.select("item_id", entity="tail_id")
-            links[str(relation)] = LinkTable(str(relation), table, "item", "item_id", "item_id", "entity", "entity")
-    return Tables(
+    tables = Tables(
         stem.name,
         "user",
         "item",
         interactions,
         nodes,
-        links,
         given=parts if len(parts) > 1 else {},
         notices=tuple(notices),
         ticks=UNKNOWN_TICKS if clock.ticks else 0,
     )
+    kg = stem.with_suffix(".kg")
+    return _with_kg(tables, kg) if kg.is_file() else tables
+
+
+def _with_kg(tables: Tables, kg: Path) -> Tables:
+    """The tables with the relations of a ``.kg``; without an ``.item``, items are those of the interactions."""
+    if "item" not in tables.nodes:
+        items = NodeTable("item", tables.interactions.select(item_id=pl.col("item").unique().sort()), "item_id")
+        tables = replace(tables, nodes={**tables.nodes, "item": items})
+    items_of = tables.nodes["item"].frame["item_id"]
+    triples, entities, notices = read_recbole_triples(kg, kg.with_suffix(".link"), items_of)
+    tables = replace(tables, notices=(*tables.notices, *notices))
+    return with_triples(tables, triples, entities, kg, full_names=True)
 
 
 def _inter_files(folder: Path) -> tuple[Path, dict[str, Path]]:

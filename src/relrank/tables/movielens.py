@@ -7,12 +7,13 @@ from pathlib import Path
 import polars as pl
 
 from relrank.errors import InputError, one_of
-from relrank.tables.dataset_formats import read_atomic, read_triples, to_interactions
+from relrank.tables.dataset_formats import read_atomic, to_interactions
 from relrank.tables.files import parse, read_table, read_text
 from relrank.tables.missing import refuse_missing
 from relrank.tables.notices import Notice
 from relrank.tables.tables import LinkTable, NodeTable, Tables
 from relrank.tables.tmdb import with_tmdb
+from relrank.tables.triples import read_recbole_triples, with_mkr_triples
 
 # fmt: off
 GENRES_100K = [
@@ -119,7 +120,7 @@ def _official_100k(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFra
     return ratings, users, movies.with_columns(genre=_genres(flags), title=title)
 
 
-def ml_1m(folder: Path, ratings: str | None = None, tmdb: Path | None = None) -> Tables:
+def ml_1m(folder: Path, ratings: str | None = None, tmdb: Path | None = None, kg: Path | None = None) -> Tables:
     """MovieLens 1M under its original ids.
 
     Args:
@@ -129,6 +130,7 @@ def ml_1m(folder: Path, ratings: str | None = None, tmdb: Path | None = None) ->
             ``"ratings_uir.csv"``, ratings without times, ordered by the SASRec file; its 598 rows of rarer items
             have no known order and are dropped with a notice. Default: the first of these that exists.
         tmdb: folder with ``tmdb_5000_movies.csv`` and ``ml-1m_join.csv``, for what :mod:`relrank.tables.tmdb` adds.
+        kg: folder with ``kg.txt`` and ``item_index2entity_id.txt``: see ``triples.with_mkr_triples``.
     """
     names = ("ratings.dat", "ml-1m_sasrec.txt", "ratings_uir.csv")
     if ratings is None:
@@ -167,6 +169,7 @@ def ml_1m(folder: Path, ratings: str | None = None, tmdb: Path | None = None) ->
         ordered=ratings != "ratings.dat",
         notices=notices,
     )
+    tables = tables if kg is None else with_mkr_triples(tables, kg)
     return tables if tmdb is None else with_tmdb(tables, tmdb, "ml-1m_join.csv")
 
 
@@ -212,13 +215,15 @@ def _freebase(folder: Path, movies: pl.Series) -> tuple[dict[str, LinkTable], tu
     stem = next((s for s in ("ml-100k", "recbole_ml-100k") if (folder / f"{s}.kg").is_file()), None)
     if stem is None:
         return {}, ()
-    triples, notices = read_triples(folder / f"{stem}.kg", folder / f"{stem}.link", movies)
+    triples, entities, notices = read_recbole_triples(folder / f"{stem}.kg", folder / f"{stem}.link", movies)
+    rows = triples.join(entities, left_on="head", right_on="entity", how="inner", maintain_order="left")
+    others = triples.join(entities, left_on="head", right_on="entity", how="anti").height
+    notices.append(Notice(f"{stem}.kg", "triples that do not start at an item dropped", others))
     links = {}
     for relation, (name, target) in FREEBASE.items():
-        frame = triples.filter(pl.col("relation_id") == relation).select("item_id", "tail_id")
-        frame = frame.rename({"item_id": "movie_id", "tail_id": target})
+        frame = rows.filter(pl.col("relation") == relation).select(movie_id="item", **{target: "tail"})
         links[name] = LinkTable(name, frame, "movie", "movie_id", "movie_id", target, target)
-    unused = triples.height - sum(t.frame.height for t in links.values())
+    unused = rows.height - sum(t.frame.height for t in links.values())
     if unused:
         notices.append(Notice(f"{stem}.kg", "triples of relations that are not used dropped", unused))
     return links, tuple(notices)

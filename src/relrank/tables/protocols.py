@@ -53,8 +53,36 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     "ml-100k-u1": {"data": "ml-100k (u1)", "split": "given", "truth_min_rating": 4},
     "ml-100k-loo": {"data": "ml-100k", "min_rating": 4, "core": 5, "split": "random-leave-one-out"},
     "beauty-loo": {"data": "amazon-beauty", "split": "last-leave-one-out"},
+    "hetrec-lastfm": {"data": "hetrec-lastfm", "split": "random-ratio", "test_share": 0.1},
+    "facebook-books": {"data": "facebook-books", "split": "given"},
+    "facebook-books-5core": {
+        "data": "facebook-books",
+        "core": 5,
+        "split": "random-ratio",
+        "test_share": 0.2,
+        "valid_share": 0.08,
+        "rounding": "up",
+    },
+    "yahoo-movies": {"data": "yahoo-movies", "min_rating": 3, "split": "given", "without_train": "drop"},
+    "yahoo-movies-5core": {
+        "data": "yahoo-movies",
+        "min_rating": 3,
+        "core": 5,
+        "split": "random-ratio",
+        "test_share": 0.2,
+        "valid_share": 0.08,
+        "rounding": "up",
+    },
 }
 """The named protocols; ``[protocol] name = "…"`` suffices to use one."""
+_ONE_SPLIT = {
+    "valid_cut": "temporal",
+    "truth_min_rating": "given",
+    "item_share": "cold-items",
+    "test_share": "random-ratio",
+    "rounding": "random-ratio",
+}
+"""Keys that go with one kind of split."""
 _BLOCK = 1 << 22
 """Keys hashed per block."""
 
@@ -80,13 +108,18 @@ class ProtocolConfig(ConfigSection):
         min_rating: minimum rating of the rows to keep.
         core: k-core after that: users and items with fewer rows are dropped until none is left; one number, or
             ``{user = 5, item = 10}``. If repeats are kept, different items of a user and users of an item count.
-        split: "random-leave-one-out" or "last-leave-one-out" (per user one test and one validation row), "given"
-            (published parts), "temporal" (one cut in time), or "cold-items" (all rows of some items are test, those
-            of as many others validation; only items without training rows are candidates).
+        split: "random-leave-one-out" or "last-leave-one-out" (per user one test and one validation row),
+            "random-ratio" (shares of each user's rows, in a random order), "given" (published parts), "temporal" (one
+            cut in time), or "cold-items" (all rows of some items are test, those of as many others validation; only
+            items without training rows are candidates).
         cut: temporal: the last moment before the test part, ISO or a number as in the tables.
         valid_cut: temporal: the last moment before the validation part.
         item_share: cold-items: share of the items in the test part, and in the validation part; 0.1 by default.
-        valid_share: given, without a published validation part: share of each user's training rows to hold out.
+        test_share: random-ratio: share of each user's rows in the test part; 0.1 by default.
+        valid_share: random-ratio: share of each user's rows in the validation part. given, without a published
+            validation part: share of each user's training rows to hold out.
+        rounding: random-ratio: "down", as RecBole (a part that would get no row takes one from training, if two are
+            left), which is the default; or "up", as scikit-learn.
         truth_min_rating: given: minimum rating of relevant items. Test rows below it are dropped; held-out validation
             rows below it stay in training, and so stay masked.
         new_items: items of the node table without interactions: "keep" them in the graph, so that a fitted model can
@@ -99,11 +132,13 @@ class ProtocolConfig(ConfigSection):
     data: str | None = None
     min_rating: float | None = None
     core: int | Core = 0
-    split: Literal["random-leave-one-out", "last-leave-one-out", "given", "temporal", "cold-items"]
+    split: Literal["random-leave-one-out", "last-leave-one-out", "random-ratio", "given", "temporal", "cold-items"]
     cut: TimeValue | None = None
     valid_cut: TimeValue | None = None
     item_share: float | None = Field(None, gt=0, lt=0.5)
+    test_share: float | None = Field(None, gt=0, lt=1)
     valid_share: float = Field(0.1, gt=0, lt=1)
+    rounding: Literal["down", "up"] | None = None
     truth_min_rating: float | None = None
     new_items: Literal["keep", "drop"] | None = None
     without_train: Literal["error", "drop"] = "error"
@@ -132,9 +167,11 @@ class ProtocolConfig(ConfigSection):
     def _fits(self) -> Self:
         if (self.split == "temporal") != (self.cut is not None):
             raise ValueError('cut goes with split = "temporal", which needs it')
-        for name, split in (("valid_cut", "temporal"), ("truth_min_rating", "given"), ("item_share", "cold-items")):
+        for name, split in _ONE_SPLIT.items():
             if getattr(self, name) is not None and self.split != split:
                 raise ValueError(f'{name} goes with split = "{split}"')
+        if self.split == "random-ratio" and self.test_share_or_default + self.valid_share >= 1:
+            raise ValueError("test_share and valid_share together must be below 1: the rest is training")
         if isinstance(self.core, int) and self.core < 0:
             raise ValueError("core must not be negative")
         return self
@@ -142,7 +179,12 @@ class ProtocolConfig(ConfigSection):
     @property
     def draws_test(self) -> bool:
         """Whether the seed draws the test rows. With published parts it draws at most the validation rows."""
-        return self.split in ("random-leave-one-out", "cold-items")
+        return self.split in ("random-leave-one-out", "random-ratio", "cold-items")
+
+    @property
+    def test_share_or_default(self) -> float:
+        """The share of each user's rows in the test part of "random-ratio"."""
+        return 0.1 if self.test_share is None else self.test_share
 
     def moment(self, name: Literal["cut", "valid_cut"], tables: Tables) -> int | None:
         """A cut in ticks; None if there is none, or if the interactions have no times.
@@ -560,6 +602,9 @@ def _cut(
         return _cut_published(rows, published, protocol, rng, notices)
     if protocol.split == "random-leave-one-out":
         return cuts.random_leave_one_out(rows, rng)
+    if protocol.split == "random-ratio":
+        share, up = protocol.test_share_or_default, protocol.rounding == "up"
+        return cuts.random_ratio(rows, share, protocol.valid_share, rng, round_up=up)
     if protocol.split == "cold-items":
         share = 0.1 if protocol.item_share is None else protocol.item_share
         if share * n_items + 1e-9 < 1:  # as ``cold_items`` rounds

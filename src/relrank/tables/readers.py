@@ -21,6 +21,7 @@ from relrank.tables.scan import ROW_NUMBER, ColumnKind, ReadOptions, column_name
 from relrank.tables.synthetic import PlantedConfig, planted
 from relrank.tables.tables import MAYBE_BY, LinkTable, NodeTable, Tables, TextTable
 from relrank.tables.times import TimeValue, Unit
+from relrank.tables.triples import ENTITY, with_triples
 
 Unknown = Literal["error", "drop"]
 DatasetName = Literal[
@@ -30,6 +31,9 @@ DatasetName = Literal[
     "gowalla",
     "lightgcn",
     "amazon-beauty",
+    "hetrec-lastfm",
+    "facebook-books",
+    "yahoo-movies",
     "sasrec",
     "s3rec",
     "recbole",
@@ -170,6 +174,38 @@ class LinkConfig(TimedConfig):
     unknown: Unknown = "error"
 
 
+class TripleItemsConfig(FileConfig):
+    """``[data.triples.<name>.items]``: which entity each item is.
+
+    Attributes:
+        item: column with the item's key.
+        entity: column with the entity, as in the triples.
+    """
+
+    item: str = "item"
+    entity: str = "entity"
+
+
+class TriplesConfig(FileConfig):
+    """``[data.triples.<name>]``: a knowledge graph as rows of head, relation and tail; a link table per relation.
+
+    Attributes:
+        head: column with the entity that the row is about.
+        relation: column with the relation (the predicate).
+        tail: column with the entity that it is related to.
+        items: file with the entity of each item; without it, entities are named by item keys.
+        entity: node type of the entities that are no items.
+        computed: when the rows were made, as for node tables.
+    """
+
+    head: str = "head"
+    relation: str = "relation"
+    tail: str = "tail"
+    items: TripleItemsConfig | None = None
+    entity: Name = ENTITY
+    computed: TimeValue | None = None
+
+
 class TextsConfig(TimedConfig):
     """``[data.texts]``: one text per row, any number per node and kind.
 
@@ -205,12 +241,14 @@ class DataConfig(ConfigSection):
         parts: a published split, e.g. "u1" (ml-100k).
         file: the file (sasrec, s3rec).
         tmdb: folder with films of The Movie Database to join (ml-100k, ml-1m), given like ``path``.
+        kg: folder with the knowledge graph of the MKR repository to join (ml-1m), given like ``path``.
         planted: size and strength of the planted database (planted).
         user: node type of the users (own tables).
         item: node type of the items (own tables).
         interactions: own interactions.
         nodes: own node tables by type.
         links: own link tables by name.
+        triples: own knowledge graphs by name.
         texts: own texts.
         na_values: words that are missing values in own tables; by default those of pandas.
     """
@@ -221,12 +259,14 @@ class DataConfig(ConfigSection):
     parts: str | None = None
     file: str | None = None
     tmdb: str | None = None
+    kg: str | None = None
     planted: PlantedConfig | None = None
     user: Name | None = None
     item: Name | None = None
     interactions: InteractionsConfig | None = None
     nodes: dict[Name, NodesConfig] = Field(default_factory=dict)
     links: dict[Name, LinkConfig] = Field(default_factory=dict)
+    triples: dict[Name, TriplesConfig] = Field(default_factory=dict)
     texts: TextsConfig | None = None
     na_values: tuple[str, ...] = NA_VALUES
 
@@ -237,9 +277,13 @@ class DataConfig(ConfigSection):
         if self.dataset is None:
             if self.interactions is None or self.user is None or self.item is None:
                 raise ValueError('either dataset = "…", or own tables: user, item and [data.interactions]')
-            allowed = {"user", "item", "interactions", "nodes", "links", "texts", "na_values"}
+            allowed = {"user", "item", "interactions", "nodes", "links", "triples", "texts", "na_values"}
             if self.user == self.item:
                 raise ValueError("user and item must be two node types with different names, even if both are people")
+            if any(triples.entity in (self.user, self.item) for triples in self.triples.values()):
+                raise ValueError(
+                    "entity of triples is a node type of its own, neither that of the users nor of the items"
+                )
         else:
             allowed = {"dataset", *OPTIONS.get(self.dataset, ())}
             if self.dataset in ("sasrec", "s3rec") and self.file is None:
@@ -252,7 +296,7 @@ class DataConfig(ConfigSection):
 
 OPTIONS: dict[str, tuple[str, ...]] = {
     "ml-100k": ("parts", "tmdb"),
-    "ml-1m": ("ratings", "tmdb"),
+    "ml-1m": ("ratings", "tmdb", "kg"),
     "goodbooks-10k": ("ratings",),
     "sasrec": ("file",),
     "s3rec": ("file",),
@@ -261,11 +305,14 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 
 LOADERS: dict[str, Callable[[Path, DataConfig], Tables]] = {
     "ml-100k": lambda folder, c: datasets.ml_100k(folder, c.parts, _given(c.tmdb)),
-    "ml-1m": lambda folder, c: datasets.ml_1m(folder, c.ratings, _given(c.tmdb)),
+    "ml-1m": lambda folder, c: datasets.ml_1m(folder, c.ratings, _given(c.tmdb), _given(c.kg)),
     "goodbooks-10k": lambda folder, c: datasets.goodbooks_10k(folder, c.ratings or "ratings.csv"),
     "gowalla": lambda folder, _: datasets.lightgcn(folder, "gowalla"),
     "lightgcn": lambda folder, _: datasets.lightgcn(folder),
     "amazon-beauty": lambda folder, _: datasets.amazon_beauty(folder),
+    "hetrec-lastfm": lambda folder, _: datasets.hetrec_lastfm(folder),
+    "facebook-books": lambda folder, _: datasets.facebook_books(folder),
+    "yahoo-movies": lambda folder, _: datasets.yahoo_movies(folder),
     "sasrec": lambda folder, c: datasets.sasrec(folder / (c.file or "")),
     "s3rec": lambda folder, c: datasets.s3rec(folder / (c.file or "")),
     "recbole": lambda folder, _: datasets.recbole(folder),
@@ -290,9 +337,7 @@ def read_tables(config: DataConfig, base: Path | str) -> Tables:
     base = Path(base)
     folder = resolve(config.path, base, "[data] path")
     if (dataset := config.dataset) is not None:
-        if config.tmdb is not None:
-            config = config.model_copy(update={"tmdb": str(resolve(config.tmdb, base, "[data] tmdb"))})
-        return LOADERS[dataset](folder, config)
+        return LOADERS[dataset](folder, _with_folders(config, base))
     assert config.interactions is not None and config.user is not None and config.item is not None  # noqa: PT018
     notices: list[Notice] = []
     rules = ReadOptions(config.na_values, notices=notices)
@@ -303,6 +348,7 @@ def read_tables(config: DataConfig, base: Path | str) -> Tables:
     described = None if config.texts is None else config.texts.node or config.item
     for side, kind in ends.items():
         linked = any(kind in (link.source, link.target) for link in config.links.values()) or kind == described
+        linked |= bool(config.triples) and kind == config.item
         if linked and kind not in nodes:  # links and texts are checked against the keys of the interactions
             nodes[kind] = NodeTable(kind, interactions.select(pl.col(side).unique().sort().alias(kind)), kind)
     of_users = _columns_of_users(config)
@@ -313,7 +359,7 @@ def read_tables(config: DataConfig, base: Path | str) -> Tables:
     texts = None
     if config.texts is not None:
         texts = _texts(config.texts, config.item, folder, nodes, rules, of_users[""])
-    return Tables(
+    tables = Tables(
         base.resolve().name,
         config.user,
         config.item,
@@ -328,6 +374,17 @@ def read_tables(config: DataConfig, base: Path | str) -> Tables:
         na_values=config.na_values,
         checked=True,
         time_unit=config.interactions.time_unit,
+    )
+    for name, triples in config.triples.items():
+        tables = _with_triples(tables, name, triples, folder, ReadOptions(config.na_values))
+    return tables
+
+
+def _with_folders(config: DataConfig, base: Path) -> DataConfig:
+    """The section with the folders of side data resolved as its ``path`` is."""
+    given = {key: folder for key in ("tmdb", "kg") if (folder := getattr(config, key)) is not None}
+    return config.model_copy(
+        update={key: str(resolve(folder, base, f"[data] {key}")) for key, folder in given.items()}
     )
 
 
@@ -469,6 +526,31 @@ def _link(
         time=config.time,
         by=config.by,
     )
+
+
+def _with_triples(tables: Tables, name: str, config: TriplesConfig, folder: Path, rules: ReadOptions) -> Tables:
+    """The tables with the links of one file of triples."""
+    rules = replace(rules, missing=config.missing, columns=config.columns)
+    ends: dict[str, tuple[str, ColumnKind]] = {
+        "head": (config.head, "key"), "relation": (config.relation, "key"), "tail": (config.tail, "key"),
+    }  # fmt: skip
+    if len({column for column, _ in ends.values()}) < len(ends):
+        found = f"{config.head}, {config.relation}, {config.tail}"
+        raise InputError(
+            "a column is used twice", where=f"[data.triples.{name}]", expected="different columns", found=found
+        )
+    triples = read_columns(folder / config.file, config.separator, ends, rules).cast(pl.String)
+    entities = None
+    if (items := config.items) is not None:
+        columns: dict[str, tuple[str, ColumnKind]] = {"item": (items.item, "key"), "entity": (items.entity, "key")}
+        where, options = str(folder / items.file), replace(rules, missing=items.missing, columns=items.columns)
+        entities = read_columns(folder / items.file, items.separator, columns, options, numbered=True)
+        node = tables.nodes[tables.item]
+        entities = join(entities, "item", items.item, node, node.key, "drop", where, rules.notices)
+        entities = entities.select("item", pl.col("entity").cast(pl.String))
+    tables = replace(tables, notices=(*tables.notices, *rules.notices))
+    path = folder / config.file
+    return with_triples(tables, triples, entities, path, entity=config.entity, computed=config.computed)
 
 
 def _wanted_of_link(

@@ -205,6 +205,43 @@ def random_leave_one_out(rows: Interactions, rng: np.random.Generator) -> Parts:
     return parts
 
 
+def random_ratio(
+    rows: Interactions, test_share: float, valid_share: float, rng: np.random.Generator, *, round_up: bool = False
+) -> Parts:
+    """In a random order of each user's rows, a share is test, the next share validation, the rest training.
+
+    Rounded down, as RecBole's ratio split of each user does: of n rows, ⌊share · n⌋ are test and validation, and a
+    part that gets none that way takes one from training (test first) where training keeps at least one. Rounded up:
+    ⌈share · n⌉ of each, as scikit-learn's ``train_test_split`` counts test rows; validation, then test give way where
+    training would keep none. Every user keeps at least one training row.
+
+    Args:
+        rows: in any order, on which the draw does not depend.
+        test_share: in (0, 1).
+        valid_share: in (0, 1); both together are below 1.
+        rng: of the random order.
+        round_up: whether to round up.
+    """
+    n = np.bincount(rows.user)
+    test, valid = _rounded(test_share * n, round_up), _rounded(valid_share * n, round_up)
+    if not round_up:
+        for part in (test, valid):
+            part += (part == 0) & (n - test - valid > 1)
+    test = np.minimum(test, np.maximum(n - 1, 0))
+    valid = np.minimum(valid, np.maximum(n - 1, 0) - test)
+    position = _drawn_position(rows.user, rows.item, rng)
+    parts = np.full(len(rows), TRAIN, np.int8)
+    parts[position < (test + valid)[rows.user]] = VALID
+    parts[position < test[rows.user]] = TEST
+    return parts
+
+
+def _rounded(shares: npt.NDArray[np.floating], up: bool) -> Int64:
+    """Whole numbers of rows; products that miss a whole number by a rounding error count as that number."""
+    whole = np.ceil(shares - 1e-9) if up else np.floor(shares + 1e-9)
+    return np.asarray(whole, np.int64)
+
+
 def last_leave_one_out(rows: Interactions) -> Parts:
     """Of each user's rows, the last is test, the one before it validation, the rest training.
 
@@ -264,12 +301,10 @@ def hold_out(rows: Interactions, parts: Parts, share: float, rng: np.random.Gene
         rng: of the draw.
     """
     train = np.flatnonzero(parts == TRAIN)
-    user, item = rows.user[train], rows.item[train]
-    key = np.empty(train.size)
-    key[np.lexsort((item, user))] = rng.random(train.size)
-    position = _position(user, np.lexsort((key, user)))
+    user = rows.user[train]
+    position = _drawn_position(user, rows.item[train], rng)
     result = parts.copy()
-    result[train[position < np.floor(share * np.bincount(user)[user] + 1e-9)]] = VALID
+    result[train[position < _rounded(share * np.bincount(user), up=False)[user]]] = VALID
     return result
 
 
@@ -280,6 +315,13 @@ def tied_last(rows: Interactions) -> int:
     last = np.flatnonzero(np.r_[rows.user[1:] != rows.user[:-1], True])
     last = last[last > 0]
     return int(((rows.user[last] == rows.user[last - 1]) & (rows.time[last] == rows.time[last - 1])).sum())
+
+
+def _drawn_position(user: Int32, item: Int32, rng: np.random.Generator) -> Int64:
+    """The position of each row in a random order of its user's rows, drawn for the (user, item) pairs in order."""
+    key = np.empty(user.size)
+    key[np.lexsort((item, user))] = rng.random(user.size)
+    return _position(user, np.lexsort((key, user)))
 
 
 def _position(user: Int32, order: npt.NDArray[np.integer]) -> Int64:

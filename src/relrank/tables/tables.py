@@ -28,7 +28,7 @@ TEXTS = "[data.texts]"
 
 MAYBE_BY = "#by "
 """Prefix of an extra column of a link or text table that is named like a column of users, but is not declared as the
-makers of the rows. Only the audit uses it."""
+makers of the rows; a list, where a row adds up those of several users. Only the audit uses it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
