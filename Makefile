@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 NETWORKS := mf,relational-lightgcn,xsimgcl,graphsage,graphsage-features,hybrid,rgcn,gatv2,hgt,path-fusion
 
-.PHONY: demo test test-fast test-all check docs bench bench-models leaderboards clean
+.PHONY: demo atlas test test-fast test-all check docs bench bench-models leaderboards clean
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -18,6 +18,9 @@ demo: $(READY)  ## two studies: a planted database whose truth is known, and Mov
 	$(BIN)/relrank fetch ml-100k data/ml-100k
 	$(BIN)/relrank study studies/planted.toml --out runs/planted
 	$(BIN)/relrank study studies/ml-100k-loo.toml --out runs/ml-100k-loo
+
+atlas: $(READY)  ## docs/atlas.md: what relations are worth over many data sets (hours; needs RELRANK_DATA; resumes)
+	$(BIN)/relrank atlas studies/atlas.toml --jobs 2
 
 # Files stay whole, so that what a file's tests share is made once. Bytecode is kept for all processes that tests start.
 WORKERS ?= 2

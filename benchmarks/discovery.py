@@ -149,7 +149,7 @@ def measure(name: str, truth: Truth, folder: Path, out: Path, show: bool) -> Non
     """Propose, check as ``relrank init`` does, and print one row."""
     start = time.perf_counter()
     tables = read_folder(folder)
-    proposal = discover(tables.frames)
+    proposal = discover(tables.frames, stated=tables.stated)
 
     def write(current: Proposal) -> Path:
         write_study(current, tables, out)

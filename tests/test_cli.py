@@ -111,7 +111,7 @@ def test_every_command_has_a_help_whose_examples_parse(tmp_path):
     commands = typer.main.get_command(app).commands
     assert set(commands) == {
         "fetch", "audit", "study", "tune", "fit", "evaluate", "compare", "recommend", "explain", "batch", "export",
-        "serve", "report", "init", "doctor",
+        "serve", "report", "init", "doctor", "atlas",
     }  # fmt: skip
     assert "fetch" in good(relrank("--help", at=tmp_path))
     for name, command in commands.items():

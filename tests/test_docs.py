@@ -28,6 +28,7 @@ import relrank as rr
 from relrank.cli.app import app
 from relrank.models import MODELS
 from relrank.models.core.hyperparameters import Positive
+from relrank.study.atlas.config import AtlasConfig, read_atlas
 from relrank.study.config import StudyConfig, read_study
 from relrank.tables.config import ConfigSection
 from relrank.training import TrainConfig
@@ -81,6 +82,14 @@ def test_every_key_of_the_study_file_is_documented():
         titles
     )
     text = reference.keys_page()
+    assert all(f"| `{key.name}` | {key.values}" in text for s in sections for key in s.keys)
+
+
+def test_every_key_of_the_atlas_file_is_documented():
+    sections = list(reference.sections(AtlasConfig))
+    assert [(s.title, key.name) for s in sections for key in s.keys if not (key.meaning and key.values)] == []
+    assert [s.title for s in sections] == ["[]", "[[studies]]", "[[claims]]"]
+    text = reference.atlas_keys_page()
     assert all(f"| `{key.name}` | {key.values}" in text for s in sections for key in s.keys)
 
 
@@ -240,6 +249,11 @@ def test_toml_is_a_study_file_or_a_part_of_one(page):
         StudyConfig.model_validate(with_fragment(text))
 
 
+def test_the_atlas_of_the_repository_is_one():
+    """Its study files, relations and claims exist."""
+    assert read_atlas(ROOT / "studies" / "atlas.toml").studies
+
+
 def test_study_file_of_own_tables_has_every_kind_of_relation(tmp_path):
     (block,) = blocks(DOCS / "own-tables.md", "toml")
     (tmp_path / "study.toml").write_text(block)
@@ -321,6 +335,7 @@ def fits_the_shop(raw: dict[str, Any], folder: Path) -> bool:
         data.get("texts"),
         *data.get("nodes", {}).values(),
         *data.get("links", {}).values(),
+        *(part for table in data.get("triples", {}).values() for part in (table, table.get("items"))),
     ]
     files = [folder / "shop" / table["file"] for table in tables if table]
     encoders = [relation.get("encoder") for relation in raw["relations"].values()]
@@ -331,6 +346,8 @@ def fits_the_shop(raw: dict[str, Any], folder: Path) -> bool:
 def test_fragments_of_guides_fit_the_tutorial_s_shop(page, shop):
     """Tables are read, relations are built and the audit finds no leak: what a study does before it fits."""
     folder, _ = shop
+    for text in blocks(page, "csv"):
+        (folder / "shop" / "triples.csv").write_text(text)
     studies = [with_fragment(text) for text in blocks(page, "toml")]
     for raw in (raw for raw in studies if fits_the_shop(raw, folder)):
         data = rr.prepare(StudyConfig.model_validate(raw), folder)

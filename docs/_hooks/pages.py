@@ -51,6 +51,7 @@ def generated() -> dict[str, str]:
     """Markdown of the pages that are no files of docs/, by path."""
     pages = {
         "reference/study-keys.md": reference.keys_page(),
+        "reference/atlas-keys.md": reference.atlas_keys_page(),
         "reference/models/index.md": reference.model_index(),
         "reference/models/training.md": reference.training_page(),
         STUDIES: _study_files(),

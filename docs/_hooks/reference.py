@@ -212,13 +212,24 @@ def keys_page() -> str:
     """Every key of the study file."""
     from relrank.study.config import StudyConfig
 
+    return _keys_of_file(StudyConfig, "study file", "[the study file](../study-file.md)")
+
+
+def atlas_keys_page() -> str:
+    """Every key of an atlas file."""
+    from relrank.study.atlas.config import AtlasConfig
+
+    return _keys_of_file(AtlasConfig, "atlas file", "[relrank atlas](../commands.md#many-data-sets-an-atlas)")
+
+
+def _keys_of_file(kind: type, file: str, explanation: str) -> str:
     parts = [
-        "# Every key of the study file",
+        f"# Every key of the {file}",
         "This page is generated from the classes that read the file, so it lists exactly what relrank accepts. How "
-        "the keys work together is explained in [the study file](../study-file.md). Keys without a default are "
+        f"the keys work together is explained in {explanation}. Keys without a default are "
         "optional unless marked as required.",
     ]
-    for section in sections(StudyConfig, ""):
+    for section in sections(kind, ""):
         title = "Top of the file" if section.title == "[]" else f"`{section.title}`"
         parts += [f"## {title}", section.summary.replace("<", "&lt;"), table(section.keys)]
     return "\n\n".join(parts) + "\n"

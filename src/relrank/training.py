@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 import relrank
+from relrank.arguments import Seed, checked
 from relrank.errors import InputError
 from relrank.graph.sampling.neighbour_sampling import prefetch
 from relrank.io.tensors import load_tensors, save_tensors
@@ -115,11 +116,12 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+@checked("rr.fit")
 def fit(
     model: Trained,
     config: TrainConfig,
     validate: Callable[[], float],
-    seed: int,
+    seed: Seed,
     folder: Path | None = None,
     callback: EpochCallback | None = None,
     group: ProcessGroup = SINGLE_PROCESS,

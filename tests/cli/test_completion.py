@@ -24,6 +24,7 @@ def home(tmp_path_factory):
     listed = '[[models]]\nname = "ease"\n[[models]]\nname = "best"\nmodel = "sparse-ease"\n'
     (folder / "studies" / "shop.toml").write_text(planted_study("shop", relations=("driver", "noise"), models=listed))
     (folder / "plain.toml").write_text(planted_study("plain"))
+    (folder / "atlas.toml").write_text('title = "a"\n[[studies]]\nfile = "plain.toml"\n[[studies]]\nfile = "none"\n')
     return folder
 
 
@@ -31,7 +32,9 @@ def home(tmp_path_factory):
     ("typed", "suggested"),
     [
         ("relrank stu", ["study"]),
-        ("relrank study ", ["plain.toml", "studies/shop.toml"]),
+        ("relrank study ", ["atlas.toml", "plain.toml", "studies/shop.toml"]),
+        ("relrank atlas a", ["atlas.toml"]),
+        ("relrank atlas atlas.toml --only ", ["plain"]),
         ("relrank study studies/s", ["studies/shop.toml"]),
         ("relrank serve ru", ["runs/fitted", "runs/shop"]),
         ("relrank compare runs/fitted runs/s", ["runs/shop"]),

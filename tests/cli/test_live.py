@@ -45,9 +45,9 @@ def test_cells_that_run_at_once_each_have_a_line():
 
 def test_on_a_file_cells_that_overlap_have_a_line_each_with_their_own_time(monkeypatch):
     out, now = StringIO(), [100.0]
-    monkeypatch.setattr("relrank.cli.live.time.monotonic", lambda: now[0])
     one, other = cell("all"), cell("interactions")
     with LiveStudy(Console(file=out, width=100)) as live:
+        monkeypatch.setattr(live._progress, "_clock", lambda: now[0])
         live.plan([one, other], 0)
         live.start(one)
         now[0] += 2

@@ -170,3 +170,34 @@ def test_keys_in_several_rows_decide_what_depends_on_them():
     assert not depends_on_key(frame.head(50))
     assert not depends_on_key(frame.vstack(pl.DataFrame({"key": ["k0"], "value": [7]})))
     assert Table("t", frame)["value"].n_distinct == 50
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        (
+            lambda n: "2023-01-13" if n % 9 else "13.01.",
+            "'13.01.' is in no known format, or in another one than most",
+        ),
+        (lambda n: str(44_000 + n), "numbers from 44000 to 44299 are no seconds, or parts of them, since 1970"),
+        (lambda n: f"2023-01-{n % 28 + 1:02}" if n % 3 == 0 else None, "100 of 300 rows have one"),
+    ],
+)
+def test_what_keeps_times_from_being_read_is_said(times, message):
+    rows = [(f"u{n % 20}", f"i{n % 17}", times(n)) for n in range(300)]
+    proposal = discover({"sales": pl.DataFrame(rows, ["user", "item", "date"], orient="row")})
+    expected = f"the times in 'date' are not used: {message}, so held-out rows are drawn"
+    assert found(proposal, "protocol")["sales"] == f"random-leave-one-out: {expected}"
+    assert proposal.comments["protocol.split"] == expected
+
+
+def test_without_a_column_of_times_nothing_is_said_of_one():
+    rows = [(f"u{n % 20}", f"i{n % 17}", n % 24) for n in range(300)]
+    proposal = discover({"sales": pl.DataFrame(rows, ["user", "item", "hour"], orient="row")})
+    assert "there are no times, so" in found(proposal, "protocol")["sales"]
+
+
+def test_times_of_items_alone_are_named(orders):
+    alone = discover({"orders": orders.drop("ts").with_columns(released().alias("released"))})
+    message = "the times in 'released' are the same in all rows of a user or an item, so held-out rows are drawn"
+    assert alone.comments["protocol.split"] == message

@@ -87,9 +87,75 @@ def test_what_most_customers_share_anyway_is_none(shop):
     ("name", "leak"),
     [
         ("recent_brand", True), ("favourite_category", True), ("favorite_kind", True), ("topBrand", True),
-        ("preferred_product", True), ("last_purchase_channel", True), ("preferred_language", False), ("class", False),
+        ("preferred_product", True), ("last_purchase_channel", True), ("bought", True),
+        ("preferred_language", False), ("class", False),
     ],
 )  # fmt: skip
 def test_names_of_what_was_chosen(shop, name, leak):
     customers = shop["customers"].with_columns(pl.Series(name, list("abcd") * 50).shuffle(seed=5))
     assert (f"customers.{name}" in leaks(shop, customers)[1]) is leak
+
+
+TITLE = "One of the long names of {} that has many words"
+
+
+@pytest.fixture(scope="module")
+def named(shop):
+    """The shop with long titles of products and with names of customers, of which some occur twice."""
+    products = shop["products"].with_columns(title=pl.format(TITLE, "product_id"))
+    customers = shop["customers"].with_columns(full_name=pl.Series([f"Ann B{n % 190}" for n in range(200)]))
+    return shop | {"products": products, "customers": customers}
+
+
+def history(shop, column, by, pick):
+    """Per customer or product, what a column of the other says of their purchases, in the order of time."""
+    rows = shop["purchases"].join(shop["products"], on="product_id").join(shop["customers"], on="customer_id")
+    values = pl.col(column).cast(pl.String)
+    return rows.sort("bought_at").group_by(by, maintain_order=True).agg(x=pick(values))
+
+
+@pytest.mark.parametrize("column", ["title", "product_id"])
+@pytest.mark.parametrize(
+    "pick",
+    [
+        lambda c: c.last(), lambda c: c.first(), lambda c: c.tail(3).str.join(" | "),
+        lambda c: c.tail(2).str.join(", "), lambda c: c.tail(4),
+    ],
+    ids=["last", "first", "last three", "last two", "list"],
+)  # fmt: skip
+def test_a_column_of_customers_that_names_their_purchases_is_a_leak(named, column, pick):
+    customers = named["customers"].join(history(named, column, "customer_id", pick), on="customer_id")
+    _, found = leaks(named, customers)
+    assert "held-out" in found["customers.x"]
+    moved = customers.with_columns(pl.col("x").shuffle(seed=3))
+    assert "customers.x" not in leaks(named, moved)[1]
+
+
+def test_the_title_of_the_last_purchase_is_one_where_most_customers_have_another(named):
+    bought = history(named, "title", "customer_id", lambda c: c.last())[:120]  # so few that titles look like prose
+    customers = named["customers"].join(bought, on="customer_id", how="left")
+    assert "last products.title" in leaks(named, customers)[1]["customers.x"]
+
+
+@pytest.mark.parametrize("column", ["full_name", "customer_id"])
+@pytest.mark.parametrize("pick", [lambda c: c.last(), lambda c: c.tail(3).str.join("; ")], ids=["last", "last three"])
+def test_a_column_of_products_that_names_their_buyers_is_a_leak(named, column, pick):
+    products = named["products"].join(history(named, column, "product_id", pick), on="product_id", how="left")
+    message = leaks(named | {"products": products}, named["customers"])[1]["products.x"]
+    assert message.startswith("names users who chose each item")
+    # names of users are never used, whoever they are
+    moved = products.with_columns(pl.col("x").shuffle(seed=3))
+    assert "names users" in leaks(named | {"products": moved}, named["customers"])[1]["products.x"]
+
+
+def test_whole_numbers_name_buyers_only_where_they_are_those(named):
+    def numbered(frame):
+        return frame.with_columns(pl.col("customer_id").str.slice(1).cast(pl.Int64))
+
+    tables = named | {"purchases": numbered(named["purchases"])}
+    buyers = history(named, "customer_id", "product_id", lambda c: c.str.slice(1).cast(pl.Int64).min())
+    products = named["products"].join(buyers, on="product_id", how="left")
+    customers = numbered(named["customers"])
+    assert "customer keys" in leaks(tables | {"products": products}, customers)[1]["products.x"]
+    moved = products.with_columns(pl.col("x").shuffle(seed=3))
+    assert "products.x" not in leaks(tables | {"products": moved}, customers)[1]

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -11,9 +12,11 @@ from shop_frames import COLUMNS, SMALL, shop
 import relrank as rr
 from relrank.errors import InputError
 from relrank.frames import figures, progress, views
-from relrank.frames.progress import StudyProgress, progress_html, study_progress
+from relrank.frames.progress import DisplayedProgress, progress_html, study_progress
 from relrank.io import html
 from relrank.study.cell import Cell
+from relrank.study.number_format import duration
+from relrank.study.progress import TimeLeft
 from relrank.study.result import StudyResult
 
 PURCHASES, PRODUCTS = shop()
@@ -130,24 +133,24 @@ def some_cells(done: rr.Study) -> list[Cell]:
 
 def test_progress_counts_cells_and_time_and_ends_with_a_sentence(done):
     now, display, cells = [0.0], Shown(), some_cells(done)
-    callback = StudyProgress(display, lambda: now[0])
+    callback = DisplayedProgress(display, clock=lambda: now[0])
     later = 5  # cells that results decide on
     expected = {name: sum(c.model.name == name for c in cells) for name in ("popularity", "sparse-ease")}
     callback.begin(expected | {"sparse-ease": expected["sparse-ease"] + later})
     assert callback.total == len(cells) + later
     callback.plan(cells, 1)
     assert callback.total == len(cells) + later
-    assert callback.seconds_left() is None
+    assert callback.time_left is None
     for at, cell in enumerate(cells[:3]):
-        result = type("Result", (), {"model": cell.model.name})()
+        result = SimpleNamespace(model=cell.model.name, seconds=1e6)
         if at:  # the first was finished earlier
             callback.start(cell)
             callback.on_status(cell, "fitting")
             now[0] += 10.0
         callback.done(cell, result, at > 0)
     left = len(cells) - 3 + later
-    assert callback.seconds_left() == pytest.approx(10.0 * left)
-    assert display.lines[-1] == f"3 of {len(cells) + later} cells, about {progress._duration(10.0 * left)} left"
+    assert callback.time_left == TimeLeft(pytest.approx(10.0 * left), False)
+    assert display.lines[-1] == f"3 of {len(cells) + later} cells, about {duration(10.0 * left)} left"
     callback.skipped(cells[3:4], "too large")
     assert callback.total == len(cells) + later - 1
     callback.end(False)

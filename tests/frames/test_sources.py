@@ -143,7 +143,7 @@ TWO = {"product": PRODUCTS, "stock": PRODUCTS.select("sku")}
     ("more", "what", "found"),
     [
         ({"item": "skuu"}, "column not found", "did you mean 'sku'"),
-        ({"user": 3}, "not a column's name", "3"),
+        ({"user": 3}, "argument has the wrong type", "3"),
         ({"user": "sku"}, "a column is used twice", "item='sku'"),
         ({"time": "sku"}, "a column is used twice", "time='sku'"),
         ({"interactions": [{"customer": 1, "sku": 2}]}, "not a frame", "list"),
@@ -151,7 +151,7 @@ TWO = {"product": PRODUCTS, "stock": PRODUCTS.select("sku")}
         ({"interactions": PURCHASES.lazy().select("nothing")}, "lazy frame cannot be collected", "nothing"),
         ({"nodes": {"product": NO_KEY}}, "node table without a key", "title, driver"),
         ({"nodes": {"product": rr.Nodes(PRODUCTS, key="id")}}, "column not found", "driver"),
-        ({"nodes": PRODUCTS}, "not named", "DataFrame"),
+        ({"nodes": PRODUCTS}, "argument has the wrong type", "DataFrame"),
         ({"nodes": TWO}, "several node tables have a column of keys of the interactions", "product, stock"),
         ({"links": {"sold": PURCHASES}}, "not described", "DataFrame"),
         ({"links": {"sold": (PURCHASES, "sku", "shop")}}, "column not found", "customer, sku"),

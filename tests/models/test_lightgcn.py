@@ -7,20 +7,28 @@ from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.graph.relation import Relation
 from relrank.models.core.base import history_rows
-from relrank.models.graph.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
+from relrank.models.graph.lightgcn import RelationalLightGCN, RelationalLightGCNConfig, steps_by_size
+from relrank.models.graph.xsimgcl import XSimGCL
 from relrank.testing import TrainedContract, planted_graph
 from relrank.training import TrainConfig, fit
 
 N_USERS, N_ITEMS, N_TAGS = 160, 120, 12
 USERS = torch.arange(N_USERS)
-BPR = {"loss": "bpr", "similarity": "dot", "temperature": 1.0, "negatives": 1, "shared": False, "l2": 1e-4}
-SOFTMAX: dict[str, object] = {}
+BPR = {"loss": "bpr", "negatives": 1, "shared": False, "l2": 1e-4, "ridge": 0.0}
+SOFTMAX = {"similarity": "cosine", "temperature": 0.1, "ridge": 0.0}
 LOSSES = pytest.mark.parametrize("loss", [BPR, SOFTMAX], ids=["bpr", "softmax"])
 
 
 class TestSoftmax(TrainedContract):
     kind = RelationalLightGCN
-    config = RelationalLightGCNConfig(dim=16, layers=3, temperature=0.3)
+    config = RelationalLightGCNConfig(dim=16, similarity="cosine", temperature=0.3)
+    embedding_tables = ("table",)
+    fold_in = "similar"
+
+
+class TestDefaults(TrainedContract):
+    kind = RelationalLightGCN
+    config = RelationalLightGCNConfig(dim=16)
     embedding_tables = ("table",)
     fold_in = "similar"
 
@@ -145,9 +153,25 @@ def test_bpr_loss_by_hand():
     assert model.loss(batch).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_the_ridge_is_in_interactions_and_the_budget_follows_the_data():
+    """λ over the geometric mean of the mean degrees; twice the interactions of everybody, half the penalty."""
+    graph = planted_graph()
+    edges = graph.interactions
+    degree = len(edges) / np.sqrt(np.unique(edges.src).size * np.unique(edges.dst).size)
+    assert new(graph, ridge=2.0, l2=0.25).penalty == pytest.approx(0.25 + 2 / degree)
+    assert new(graph).penalty == pytest.approx(0.5 / degree)
+    assert steps_by_size(74_295) == {"batch": 2048, "epochs": 40}
+    assert steps_by_size(810_128) == {"batch": 8192, "epochs": 40}
+    assert steps_by_size(4_096_000) == {"batch": 8192, "epochs": 8}
+    assert steps_by_size(1_638_400) == {"batch": 8192, "epochs": 20}
+    assert steps_by_size(0) == {"batch": 256, "epochs": 40}
+    assert RelationalLightGCN.training_defaults(graph) == steps_by_size(len(edges)) | {"lr": 0.02, "decay": "linear"}
+    assert XSimGCL.training_defaults(graph) == {}
+
+
 def test_softmax_loss_masks_the_users_own_items():
     """With every item drawn, the loss is a softmax over the positive and all items the user does not have."""
-    model = new(temperature=0.2)
+    model = new(**SOFTMAX | {"temperature": 0.2})
     users, items = torch.tensor([0, 5]), torch.tensor([4, 1])
     z = functional.normalize(model.propagate(), dim=1)
     costs = []

@@ -1,13 +1,22 @@
 """Side data with times: settings are chosen on what was known before the validation rows, and tested on what was
 known before the test rows. Otherwise a fresh click would be known at validation, and never at test."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
 from studies import open_study
 
+from relrank.models import MODELS
+from relrank.study import memory_limits
+from relrank.study.arms import INTERACTIONS
+from relrank.study.cell import Cell
+from relrank.study.engines.engine import SequentialEngine
+from relrank.study.engines.process_engine import ProcessEngine
 from relrank.study.engines.split_files import pack, unpack
 from relrank.study.grid import grid
+from relrank.study.memory_limits import estimate_of, graph_bytes
 from relrank.study.run import run_study
 from relrank.study.winner import save_winner
 
@@ -157,3 +166,40 @@ def test_without_times_there_is_one_graph(shop):
     (context,) = material.split_contexts
     assert context.final_graph is None
     assert not context.refit
+
+
+def test_memory_counts_both_graphs(shop):
+    config, material = open_study(shop / "study.toml")
+    (context,) = material.split_contexts
+    files = pack(context)
+    for graph, folder in ((context.graph, "graph/"), (context.final_graph, "final_graph/")):
+        measured = sum(len(content) for name, content in files.items() if name.startswith(folder))
+        assert graph.nbytes == pytest.approx(measured, rel=0.1)
+    assert graph_bytes(context) == context.graph.nbytes + context.final_graph.nbytes > 2 * context.graph.nbytes
+    one = replace(context, final_graph=None)
+    assert graph_bytes(one) == context.graph.nbytes
+    # the final fit, on the larger graph, is the largest
+    (section,) = config.models
+    for name in ("item-knn", "rp3beta", "mf"):
+        model = section.model_copy(update={"name": name, "trials": 1})
+        cells = [Cell(model, INTERACTIONS, each, config.study) for each in (context, one)]
+        kind, extra = MODELS[name], (cells[0].initial_config()[1].batch,) if name == "mf" else ()
+        final = kind.estimate(cells[0].arm_graph(context.final_graph), kind.Config(), *extra)
+        assert estimate_of(cells[0]).bytes == final.bytes >= estimate_of(cells[1]).bytes
+
+
+def test_processes_have_less_memory_left_by_both_graphs(shop, monkeypatch):
+    config, material = open_study(shop / "study.toml")
+    (context,) = material.split_contexts
+    limits = []
+
+    def stop(cells, available):
+        limits.append(available)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(memory_limits, "exceeding_memory", stop)
+    monkeypatch.setenv(memory_limits.VARIABLE, "1")
+    for engine in (SequentialEngine(), ProcessEngine(2)):
+        with pytest.raises(KeyboardInterrupt):
+            run_study(config, material, shop / "out", engine=engine)
+    assert limits == [memory_limits.GB, memory_limits.GB // 2 - graph_bytes(context)]

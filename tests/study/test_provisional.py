@@ -18,6 +18,7 @@ from relrank.study.callbacks import NullCallback
 from relrank.study.config import read_study
 from relrank.study.grid import grid
 from relrank.study.prepare import prepare
+from relrank.study.progress import StudyProgress
 from relrank.study.provisional import comparable
 from relrank.study.run import run_study
 from relrank.testing import planted_study
@@ -220,10 +221,13 @@ def test_nothing_is_offered_while_only_later_splits_have_results(study_file, mon
     config, material = open_study(study_file)
     monkeypatch.setattr(provisional, "PATIENCE", 0)
     following = Following()
-    results = provisional.ProvisionalResults(config, material, lambda *_: pytest.fail("assembled"), following)
-    results.begin_batch(grid(config, material))
-    cell = SimpleNamespace(model="relational-ease", seed=1, cost={"tune": 0, "fit": 0, "evaluate": 0})
-    results.add(SimpleNamespace(name="all", relations=("driver", "noise")), cell)
+    results = provisional.ProvisionalResults(
+        config, material, lambda *_: pytest.fail("assembled"), following, StudyProgress()
+    )
+    cells = grid(config, material)
+    results.plan(cells, 0)
+    later = next(c for c in cells if c.model.name == "relational-ease" and c.arm.name == "all")
+    results.done(later, SimpleNamespace(model="relational-ease", seed=1), True)
     results.offer()
     assert following.results == []
 

@@ -21,7 +21,7 @@ from relrank.study.engines import ray_worker
 from relrank.study.engines.ray_engine import RayEngine, load_ray
 from relrank.study.engines.split_files import pack, pack_cell
 from relrank.study.grid import grid
-from relrank.study.memory_limits import required_memory
+from relrank.study.memory_limits import graph_bytes, required_memory
 from relrank.study.run import run_study
 from relrank.study.winner import save_winner
 
@@ -334,7 +334,8 @@ def test_a_cell_asks_ray_for_the_memory_of_its_estimate(cluster, study):
     cell = grid(config, material)[0]
     with RayEngine(cluster.address) as engine:
         assert engine.memory() > 1 << 20
-        assert engine._needs(cell)["memory"] == min(engine.memory(), required_memory(cell)) > 0
+        needed = required_memory(cell) + graph_bytes(cell.split_context)
+        assert engine._needs(cell)["memory"] == min(engine.memory(), needed) > 0
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import json
 import threading
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import pytest
 
 from relrank.errors import InputError
 from relrank.tables import fetch as module
-from relrank.tables.fetch import Remote, UnreachableError, download, fetch
+from relrank.tables.fetch import Name, Remote, UnreachableError, download, fetch
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 SHA256 = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
@@ -187,6 +187,61 @@ def test_nothing_under_the_final_name_before_all_is_there(gowalla: Server, tmp_p
     fetch("gowalla", tmp_path / "gowalla", Log())
     assert [path for path, _ in gowalla.requests] == ["/train.txt", "/test.txt", "/test.txt"]
     assert [p.name for p in tmp_path.iterdir()] == ["gowalla"]
+
+
+@pytest.mark.parametrize("name", sorted(module.FILES))
+def test_files_of_a_repository_arrive_under_the_names_that_readers_know(
+    name: Name, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remotes = []
+    for remote in module.FILES[name]:
+        assert remote.url.startswith("https://raw.githubusercontent.com/")
+        path = "/" + remote.url.split("/", 3)[3]
+        server.files[path] = path.encode()
+        digest = "sha256:" + hashlib.sha256(path.encode()).hexdigest()
+        remotes.append(replace(remote, url=server.address + path[1:], digest=digest))
+    monkeypatch.setitem(module.FILES, name, tuple(remotes))
+    folder = fetch(name, tmp_path / "new", Log())
+    names = {
+        "amazon-beauty": {"Beauty.txt", "Beauty_item2attributes.json"},
+        "facebook-books": {"trainingset.tsv", "testset.tsv", "map.tsv", "mappingLinkedData.tsv"},
+        "yahoo-movies": {"trainingset.tsv", "testset.tsv", "map.tsv", "mappingLinkedData.tsv"},
+        "mkr-movie": {"kg.txt", "item_index2entity_id.txt"},
+        "gowalla": {"train.txt", "test.txt"},
+        "goodbooks-10k": {"ratings.csv", "books.csv", "book_tags.csv", "tags.csv", "ratings_v2_users5pct.csv"},
+    }[name]
+    assert {p.name for p in folder.iterdir()} == {*names, "fetched.json"}
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("amazon-beauty", "amazon-beauty-seq"),
+        ("facebook-books", "linked-facebook-books"),
+        ("yahoo-movies", "linked-yahoo-movies"),
+        ("mkr-movie", "mkr-movie"),
+    ],
+)
+def test_pinned_files_are_those_that_readers_are_tested_on(name: str, folder: str, data_dir: Path) -> None:
+    for remote in module.FILES[name]:
+        found = hashlib.sha256((data_dir / folder / remote.name).read_bytes()).hexdigest()
+        assert remote.digest == f"sha256:{found}", remote.name
+
+
+def test_an_archive_without_pinned_files_is_pinned_itself(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote = module.ARCHIVES["hetrec-lastfm"]
+    assert remote.digest.startswith("sha256:")
+    content = zipped(tmp_path / "x.zip", {"user_artists.dat": "userID\n", "readme.txt": "x"})
+    server.files["/" + remote.name] = content
+    monkeypatch.setitem(module.ARCHIVES, "hetrec-lastfm", replace(remote, url=server.address + remote.name))
+    with pytest.raises(InputError, match="wrong sha256"):
+        fetch("hetrec-lastfm", tmp_path / "data", Log())
+    digest = "sha256:" + hashlib.sha256(content).hexdigest()
+    monkeypatch.setitem(module.ARCHIVES, "hetrec-lastfm", Remote(server.address + remote.name, digest))
+    folder = fetch("hetrec-lastfm", tmp_path / "data", Log())
+    assert {p.name for p in folder.iterdir()} == {"user_artists.dat", "readme.txt", "fetched.json"}
 
 
 def test_a_folder_with_other_files_is_left_alone(gowalla: Server, tmp_path: Path) -> None:

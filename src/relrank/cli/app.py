@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 import relrank
+from relrank.cli.atlas import atlas
 from relrank.cli.console_encoding import replace_missing_characters
 from relrank.cli.data import audit, fetch
 from relrank.cli.doctor import doctor
@@ -56,7 +57,23 @@ def options(
     """Which relations in your data make recommendations better? Answered with evidence."""
 
 
-COMMANDS = (init, fetch, audit, study, tune, fit, evaluate, compare, recommend, explain, serve, export, batch, report)
+COMMANDS = (
+    init,
+    fetch,
+    audit,
+    study,
+    tune,
+    fit,
+    evaluate,
+    compare,
+    recommend,
+    explain,
+    serve,
+    export,
+    batch,
+    report,
+    atlas,
+)
 for command in (*COMMANDS, doctor):
     app.command()(command)
 

@@ -28,6 +28,14 @@ def run_folders(incomplete: str) -> list[str]:
     return [path.as_posix() for path in _matches(incomplete) if any((path / mark).is_file() for mark in MARKS)]
 
 
+def of_atlas(context: typer.Context, incomplete: str) -> list[str]:
+    """Names of the studies of the atlas file that the command names."""
+    named = [context.params.get("file"), *context.args]  # words before an option are not parsed yet
+    path = next((Path(word) for word in named if word and str(word).endswith(".toml")), None)
+    files = [] if path is None else [path.parent / str(one.get("file")) for one in _toml(path).get("studies", ())]
+    return [name for file in files if (name := str(_toml(file).get("name", ""))).startswith(incomplete)]
+
+
 def data_sets(incomplete: str) -> list[str]:
     """Data sets that can be fetched."""
     from relrank.tables.fetch import Name
@@ -76,8 +84,13 @@ def _study(context: typer.Context) -> dict[str, Any]:
     """The study file that the command names, unchecked; empty if it cannot be read."""
     named = [context.params.get("study"), *context.args]  # words before an option are not parsed yet
     path = next((Path(word) for word in named if word and str(word).endswith(".toml")), None)
+    return {} if path is None else _toml(path)
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    """A TOML file, unchecked; empty if it cannot be read."""
     try:
-        return {} if path is None else tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
 

@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 
 def fetch(
     name: Annotated[
-        str, typer.Argument(help="ml-100k, goodbooks-10k, ml-1m or gowalla.", autocompletion=completion.data_sets)
+        str,
+        typer.Argument(
+            help="ml-100k, ml-1m, mkr-movie, goodbooks-10k, gowalla, amazon-beauty, hetrec-lastfm, facebook-books or "
+            "yahoo-movies.",
+            autocompletion=completion.data_sets,
+        ),
     ],
     folder: Annotated[Path, typer.Argument(help="Where to store it.")],
 ) -> None:

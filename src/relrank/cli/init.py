@@ -65,10 +65,10 @@ def init(
     tables = read_folder(folder)
     print_plain(console, f"{folder}: {_described(tables)}")
     hints = Hints(interactions=interactions, user=user, item=item, time=time, rating=rating)
-    proposal = discover(tables.frames, hints)
+    proposal = discover(tables.frames, hints, tables.stated)
     if ask:
         hints = _asked(console, proposal, hints)
-        proposal = discover(tables.frames, hints)
+        proposal = discover(tables.frames, hints, tables.stated)
     proposal = _written(proposal, tables, out, check)
     _print_findings(console, proposal, tables)
     relations = len(proposal.config.get("relations", {}))

@@ -22,10 +22,11 @@ from relrank.report import write_report
 from relrank.report.decision import SMOKE_RUN, WEAK_JUDGE, caveats
 from relrank.report.study_comparison import compare_studies
 from relrank.report.verdict_summary import decision_sentence
-from relrank.study.cell import Cell
+from relrank.study.cell import Cell, cell_title
 from relrank.study.cell_store import CellResult
 from relrank.study.metric_effects import contradicting_effects, in_words
 from relrank.study.number_format import decimals_of, signed
+from relrank.study.progress import StudyProgress
 from relrank.study.result import StudyResult, arm_titles_of, titles_of
 from relrank.study.verdicts import NOT_READ, agrees
 
@@ -74,9 +75,7 @@ class LiveStudy(LiveProgress):
         self._provisional: StudyResult | None = None
         self._scores: dict[tuple[str, str], list[float]] = {}
         self._metric = ""
-        self._to_come: set[str] = set()
-        self._running: dict[str, tuple[float, str]] = {}
-        """Start and last message of each running cell."""
+        self._progress = StudyProgress()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -87,70 +86,51 @@ class LiveStudy(LiveProgress):
 
     def begin(self, expected: Mapping[str, int]) -> None:
         """Show the expected number of cells; the progress bar shows it in a terminal."""
-        self._expected = dict(expected)
+        self._progress.begin(expected)
         if not self._console.is_terminal:
-            print_plain(self._console, f"about {self._total} cells")
+            print_plain(self._console, f"about {self._progress.total} cells")
 
     def plan(self, cells: list[Cell], finished: int) -> None:
         """Add planned cells, of which some were finished by an earlier run."""
-        for cell in cells:
-            self._waiting[cell.model.name] = self._waiting.get(cell.model.name, 0) + 1
-            self._to_come.add(self._title(cell))
-        self._planned += len(cells)
+        self._progress.plan(cells, finished)
         self._metric = cells[0].study.metric if cells else self._metric
         if finished:
             self._console.print(f"{finished} of {len(cells)} cells were finished earlier and are reused")
-        self._bar.update(self._task, total=self._total)
+        self._update_bar()
 
     def start(self, cell: Cell) -> None:
         """A cell begins."""
-        self._running[self._title(cell)] = time.monotonic(), ""
+        self._progress.start(cell)
         self._show()
 
     def on_status(self, cell: Cell, message: str) -> None:
         """Show a running cell's status, at most ten times a second."""
-        name = self._title(cell)
-        began, _ = self._running.get(name, (time.monotonic(), ""))  # arms with the same title share an entry
-        self._running[name] = began, message
+        self._progress.on_status(cell, message)
         if time.monotonic() - self._shown >= 0.1:
             self._show()
 
     def worker_lost(self, cell: Cell, why: str) -> None:
         """The worker of a running cell was lost; the cell restarts."""
-        name = self._title(cell)
-        self._running.pop(name, None)
-        print_plain(self._console, f"{name} restarts, its worker was lost: {why}")
+        self._progress.worker_lost(cell, why)
+        print_plain(self._console, f"{cell_title(cell, self._titles)} restarts, its worker was lost: {why}")
 
     def done(self, cell: Cell, result: CellResult, fresh: bool) -> None:
         """A cell has a result, computed now (``fresh``) or earlier."""
-        name, score = self._title(cell), result.evaluation.summary[self._metric]
+        seconds, score = self._progress.seconds_running(cell), result.evaluation.summary[self._metric]
         self._scores.setdefault((result.model, cell.arm.titled(self._titles)), []).append(score)
-        self._finished += 1
-        self._to_come.discard(name)
-        self._waiting[result.model] -= 1
-        self._expected[result.model] = self._expected.get(result.model, 0) - 1
-        if fresh:
-            began, _ = self._running.pop(name, (time.monotonic(), ""))
-            seconds = time.monotonic() - began
-            self._seconds.setdefault(result.model, []).append(seconds)
-            if not self._console.is_terminal:
-                figures = f"{self._metric} {score:.{decimals_of(score)}f}, {seconds:.1f} s"
-                print_plain(self._console, f"[{self._finished}/{self._total}] {name}: {figures}")
-        self._bar.update(self._task, completed=self._finished, total=self._total)
+        self._progress.done(cell, result, fresh)
+        if fresh and not self._console.is_terminal:
+            place = f"[{self._progress.n_done}/{self._progress.total}] {cell_title(cell, self._titles)}"
+            figures = f"{self._metric} {score:.{decimals_of(score)}f}, {seconds:.1f} s"
+            print_plain(self._console, f"{place}: {figures}")
+        self._update_bar()
         if fresh:
             self._show()
 
     def skipped(self, cells: list[Cell], why: str) -> None:
         """Cells are left out; planned ones no longer count."""
-        for cell in cells:
-            name = self._title(cell)
-            self._running.pop(name, None)
-            self._expected[cell.model.name] = self._expected.get(cell.model.name, 0) - 1
-            if name in self._to_come:
-                self._to_come.discard(name)
-                self._waiting[cell.model.name] -= 1
-                self._planned -= 1
-        self._bar.update(self._task, total=self._total)
+        self._progress.skipped(cells, why)
+        self._update_bar()
         print_plain(self._console, why, "yellow")
 
     def provisional(self, assemble: Callable[[], StudyResult]) -> None:
@@ -167,15 +147,16 @@ class LiveStudy(LiveProgress):
                 print_plain(self._console, f"watch    {self._page.absolute().as_uri()}")
         self._answer = text
 
-    def _title(self, cell: Cell) -> str:
-        return f"{cell.model.name} · {cell.arm.titled(self._titles)} · seed {cell.split_context.seed}"
+    def _update_bar(self) -> None:
+        self._bar.update(self._task, completed=self._progress.n_done, total=self._progress.total)
 
     def _show(self) -> None:
         self._shown = time.monotonic()
-        running = [f"{name}  {message}" for name, (_, message) in self._running.items()]
+        cells = self._progress.running.values()
+        running = [f"{cell_title(one.cell, self._titles)}  {one.message}" for one in cells]
         several = len(running) > 1
         description = f"{len(running)} cells at once" if several else "".join(running)
-        self._bar.update(self._task, description=escape(description), left=self._left(len(running)))
+        self._bar.update(self._task, description=escape(description), left=str(self._progress.time_left or ""))
         if self._console.is_terminal:
             lines = [Text(line, overflow="ellipsis", no_wrap=True) for line in running[:MAX_RUNNING] if several]
             so_far = [Text(self._answer, "bold")] if self._answer else []

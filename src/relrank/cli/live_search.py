@@ -15,6 +15,7 @@ from relrank.cli.progress import print_plain
 from relrank.study.cell import Cell
 from relrank.study.optuna_search import ArmSearch
 from relrank.study.optuna_storage import STATES, OptunaTrial
+from relrank.study.progress import time_left
 from relrank.study.search_space import Values
 
 
@@ -24,7 +25,9 @@ class LiveSearch(LiveProgress):
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self._searches: list[ArmSearch] = []
-        self._trials = 0
+        self._planned = self._finished = 0
+        self._to_come: dict[str, int] = {}
+        self._durations: dict[str, list[float]] = {}
         self._cell: Cell | None = None
         self._best = float("-inf")
 
@@ -32,8 +35,8 @@ class LiveSearch(LiveProgress):
         """Set the planned cells, trials per cell, and trials finished by an earlier run, by model and arm."""
         for cell in cells:
             to_come = trials - finished[cell.model.name, cell.arm.name]
-            self._waiting[cell.model.name] = self._waiting.get(cell.model.name, 0) + to_come
-        self._trials, self._planned, self._finished = trials, len(cells) * trials, sum(finished.values())
+            self._to_come[cell.model.name] = self._to_come.get(cell.model.name, 0) + to_come
+        self._planned, self._finished = len(cells) * trials, sum(finished.values())
         if self._finished:
             self._console.print(f"{self._finished} of {self._planned} trials were finished earlier and are reused")
         self._bar.update(self._task, total=self._planned, completed=self._finished)
@@ -51,7 +54,8 @@ class LiveSearch(LiveProgress):
         self._shown = time.monotonic()
         best = f", best {self._best:.4f}" if self._best > float("-inf") else ""
         where = f"{self._cell.model.name} · {self._cell.arm.name}{best}"
-        self._bar.update(self._task, description=escape(f"{where}  {message}"), left=self._left())
+        left = time_left(self._to_come, self._durations)
+        self._bar.update(self._task, description=escape(f"{where}  {message}"), left=str(left or ""))
         if self._console.is_terminal:
             tables = [_table(self._searches)] if self._searches else []
             self._live.update(Group(*tables, self._bar), refresh=True)
@@ -60,8 +64,8 @@ class LiveSearch(LiveProgress):
         """A trial has ended."""
         assert self._cell is not None
         cell, self._finished = self._cell, self._finished + 1
-        self._waiting[cell.model.name] -= 1
-        self._seconds.setdefault(cell.model.name, []).append(attempt.seconds)
+        self._to_come[cell.model.name] -= 1
+        self._durations.setdefault(cell.model.name, []).append(attempt.seconds)
         self._best = max(self._best, float("-inf") if attempt.metric is None else attempt.metric)
         if not self._console.is_terminal:
             end = attempt.state if attempt.metric is None else f"{cell.study.metric} {attempt.metric:.4f}"

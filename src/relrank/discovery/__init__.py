@@ -2,5 +2,6 @@
 
 from relrank.discovery.discover import discover
 from relrank.discovery.proposal import Choice, Finding, Hints, Proposal
+from relrank.discovery.statements import Statement
 
-__all__ = ["Choice", "Finding", "Hints", "Proposal", "discover"]
+__all__ = ["Choice", "Finding", "Hints", "Proposal", "Statement", "discover"]

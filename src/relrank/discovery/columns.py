@@ -10,13 +10,16 @@ from typing import Literal
 
 import polars as pl
 
-from relrank.discovery.vocabulary import NOTES, TEXTS, TIME, names_a, topics_of
+from relrank.discovery.statements import Statement
+from relrank.discovery.vocabulary import MEASURES, NOTES, TEXTS, TIME, names_a, topics_of
 from relrank.errors import InputError
 from relrank.tables.files import INTEGER_PATTERN, has_text
 from relrank.tables.missing import without_missing
 from relrank.tables.times import DATETIME_NS, as_times, unit_of
 
 Kind = Literal["empty", "list", "time", "flag", "number", "url", "email", "text", "value", "other"]
+
+Role = Literal["key", "time"]
 
 SAMPLE = 20_000
 """Values that the look of a column is judged by."""
@@ -38,6 +41,11 @@ MORE_MISSING = (
 )
 """Words for missing values that people write, and that are also read as missing if the study file says so."""
 MOSTLY = 0.98
+MOSTLY_TIMED = 0.5
+"""Share of the rows that have a time, from which on a column may be the time of the rows."""
+MOST_DAYS = 31
+"""Different numbers up to which a column may hold days or hours instead of times."""
+UNKNOWN_FORMAT = "is in no known format, or in another one than most"
 _DATE = (
     r"^(\d{4}-\d\d?-\d\d?|\d{1,4}[./]\d\d?[./]\d{2,4}|\d{1,2}[- ]([A-Z][A-Za-z]{2,8}|\d\d?)[- ]\d{2,4}"
     r"|[A-Z][a-z]{2,8} \d{1,2},? \d{4})([T ,]|$)"
@@ -59,10 +67,16 @@ class Column:
     """One column of a table, without missing values and without spaces at the ends of text.
 
     Everything is computed when it is first asked for.
+
+    Attributes:
+        table: its name.
+        name: of the column.
+        raw: the values as read.
+        role: what the table's file states that the values are, if it does.
     """
 
-    def __init__(self, table: str, name: str, raw: pl.Series) -> None:
-        self.table, self.name, self.raw = table, name, raw
+    def __init__(self, table: str, name: str, raw: pl.Series, role: Role | None = None) -> None:
+        self.table, self.name, self.raw, self.role = table, name, raw, role
 
     def __repr__(self) -> str:
         return f"{self.where}: {self.kind}, {self.n_distinct:,} different of {len(self.raw):,}"
@@ -173,7 +187,7 @@ class Column:
     def times(self) -> pl.Series | None:
         """Datetime in nanoseconds, null where missing, if the column holds dates, else None."""
         known = self.values.drop_nulls()
-        if known.is_empty() or known.dtype.is_nested() or known.dtype == pl.Boolean:
+        if self.role == "key" or known.is_empty() or known.dtype.is_nested() or known.dtype == pl.Boolean:
             return None
         if known.dtype.is_temporal():
             return self._read(known) if isinstance(known.dtype, pl.Date | pl.Datetime) else None
@@ -202,7 +216,7 @@ class Column:
         unit = unit_of(low)
         if unit in (None, "order", "days") or unit != unit_of(high) or 20170101 <= low <= 21001231:
             return False
-        if names_a(self.name, TIME):
+        if self.role == "time" or names_a(self.name, TIME):
             return True
         length = {"s": 86_400, "ms": 86_400e3, "us": 86_400e6, "ns": 86_400e9}[str(unit)]
         return not self.is_unique and 30 * length < high - low < 0.5 * high
@@ -234,6 +248,20 @@ class Column:
         known = self.text.drop_nulls()
         unread = known.filter(_unread(known, formats[1]))
         return str((known if unread.is_empty() else unread)[0])
+
+    @cached_property
+    def why_no_times(self) -> str | None:
+        """What keeps a column of times from being read or used; None if nothing does, or if it holds none."""
+        if (value := self.unread_time) is not None:
+            return f"{value[:60]!r} {UNKNOWN_FORMAT}"
+        if self.kind == "time" and self.known_share <= MOSTLY_TIMED:
+            return f"{self.n_known:,} of {len(self.values):,} rows have one"
+        named = names_a(self.name, TIME) and not names_a(self.name, MEASURES)
+        if self.kind == "number" and self.role is None and named and self.n_distinct > MOST_DAYS:
+            known = (self.values if self.numbers is None else self.numbers).drop_nulls().to_list()
+            low, high = min(known), max(known)
+            return f"numbers from {low:g} to {high:g} are no seconds, or parts of them, since 1970"
+        return None
 
     @property
     def days_may_be_months(self) -> bool:
@@ -268,6 +296,8 @@ class Column:
         if self.n_known == 0:
             return "empty"
         dtype = self.values.dtype
+        if self.role == "key" and has_text(dtype):
+            return "value" if self.numbers is None else "number"
         if isinstance(dtype, pl.List | pl.Array) or self.json_lists is not None:
             return "list"
         if dtype == pl.Boolean or (self.n_distinct == 2 and self._is_flag()):
@@ -297,6 +327,8 @@ class Column:
     @cached_property
     def may_be_key(self) -> bool:
         """Whether the values may be keys: whole numbers or short text, no dates, decimals or prose."""
+        if self.role == "key" and has_text(self.values.dtype):
+            return True
         if self.kind == "number":
             return self.is_whole and bool(self.numbers is not None and (self.numbers.drop_nulls() >= 0).all())
         return self.kind == "value" and float(self.sample.str.len_chars().quantile(0.95) or 0) <= 64
@@ -361,11 +393,15 @@ class Table:
         name: as the caller calls it.
         frame: the rows.
         columns: by name; names with nothing but spaces are left out.
+        stated: what its file states of it, if anything.
     """
 
-    def __init__(self, name: str, frame: pl.DataFrame) -> None:
-        self.name, self.frame = name, frame
-        self.columns = {c: Column(name, c, frame[c]) for c in frame.columns}
+    def __init__(self, name: str, frame: pl.DataFrame, stated: Statement | None = None) -> None:
+        self.name, self.frame, self.stated = name, frame, stated
+        roles: dict[str | None, Role] = {}
+        if stated is not None:
+            roles = {stated.time: "time", stated.key: "key", **dict.fromkeys(stated.foreign, "key")}
+        self.columns = {c: Column(name, c, frame[c], roles.get(c)) for c in frame.columns}
 
     def __iter__(self) -> Iterator[Column]:
         return iter(self.columns.values())
@@ -384,6 +420,6 @@ class Table:
         return topics_of(self.name)
 
 
-def tables_of(frames: Mapping[str, pl.DataFrame]) -> dict[str, Table]:
-    """The tables by name."""
-    return {name: Table(name, frame) for name, frame in frames.items()}
+def tables_of(frames: Mapping[str, pl.DataFrame], stated: Mapping[str, Statement] | None = None) -> dict[str, Table]:
+    """The tables by name, with what is stated of them."""
+    return {name: Table(name, frame, (stated or {}).get(name)) for name, frame in frames.items()}

@@ -7,16 +7,19 @@ from typing import Any
 
 import polars as pl
 
-from relrank.discovery.columns import Column, Table, tables_of
+from relrank.discovery.columns import UNKNOWN_FORMAT, Column, Table, tables_of
+from relrank.discovery.contradictions import without_contradictions
 from relrank.discovery.draft import Draft, NodeType, free_name, snake, type_name
 from relrank.discovery.interactions import Candidate, candidates, joined, settle, times_of
 from relrank.discovery.leaks import Figures
+from relrank.discovery.limit import limit_relations
 from relrank.discovery.link_tables import Ends, read_links
 from relrank.discovery.node_columns import Side, read_columns
 from relrank.discovery.proposal import Choice, Finding, Hints, Proposal
 from relrank.discovery.protocol import choose_protocol
 from relrank.discovery.references import Reference, references
 from relrank.discovery.reshaping import attributes_in_rows, split_by_event
+from relrank.discovery.statements import STATED, Statement
 from relrank.discovery.vocabulary import ITEM, USER, is_meaningless, names_a
 from relrank.errors import InputError
 from relrank.tables.missing import NA_VALUES
@@ -25,12 +28,17 @@ METRIC = "ndcg@10"
 """Decides on validation and for verdicts."""
 
 
-def discover(tables: Mapping[str, pl.DataFrame], hints: Hints | None = None) -> Proposal:
+def discover(
+    tables: Mapping[str, pl.DataFrame],
+    hints: Hints | None = None,
+    stated: Mapping[str, Statement] | None = None,
+) -> Proposal:
     """Propose a study of some tables: interactions, nodes, links, texts, relations, filters and split.
 
     Args:
         tables: frames by name. Columns may be text, as in files, or typed.
         hints: what is known; it is taken as given.
+        stated: keys and times that files state, by table; what contradicts the values is a finding, and not used.
 
     Returns:
         A proposal whose ``config`` is the content of a valid study file, with names of tables in place of files.
@@ -39,10 +47,11 @@ def discover(tables: Mapping[str, pl.DataFrame], hints: Hints | None = None) -> 
         InputError: no table can hold interactions, or a hint names a table or column that does not exist.
     """
     hints = hints or Hints()
-    known, logs, dropped = _split_logs(tables_of(tables), hints)
+    read, wrong = without_contradictions(tables_of(tables, stated))
+    known, logs, dropped = _split_logs(read, hints)
     found = references(known)
     chosen, rivals = settle(candidates(known, found, hints), known, hints)
-    draft = Draft(known, found, new=logs, findings=dropped)
+    draft = Draft(known, found, new=logs, findings=[*wrong, *dropped])
     for name, rows_of_log in logs.items():
         draft.find("cleaning", name, "the rows of one kind of event, as a table of their own", rows_of_log.height)
     name = _interactions(draft, chosen)
@@ -54,10 +63,12 @@ def discover(tables: Mapping[str, pl.DataFrame], hints: Hints | None = None) -> 
         draft.find("ambiguous", rival.table, message, known[rival.table].rows)
     sides = _sides(draft, chosen, node_tables, rows, hints)
     protocol = choose_protocol(
-        rows.select("user", "item", *(c for c in ("time", "rating") if c in rows.columns)).unique(["user", "item"])
+        rows.select("user", "item", *(c for c in ("time", "rating") if c in rows.columns)).unique(["user", "item"]),
+        _no_times(draft, chosen),
     )
     draft.find("protocol", chosen.table, protocol.message)
     _follow(draft, sides, _ends(draft, chosen, sides, rows, protocol.config))
+    limit_relations(draft)
     return _proposal(draft, chosen, name, sides, protocol.config, protocol.comments, choices)
 
 
@@ -68,10 +79,11 @@ def _split_logs(
     logs: dict[str, pl.DataFrame] = {}
     result: dict[str, Table] = {}
     findings = []
+    targets = {of for table in tables.values() if table.stated is not None for of in table.stated.foreign.values()}
     for name, table in tables.items():
-        parts = {} if hints.interactions == name else split_by_event(table)
+        parts = {} if name in targets or hints.interactions == name else split_by_event(table)
         logs |= parts
-        result |= tables_of(parts) if parts else {name: table}
+        result |= {part: Table(part, rows, table.stated) for part, rows in parts.items()} or {name: table}
         if parts and (rest := table.rows - sum(part.height for part in parts.values())):
             message = f"{rest:,} of {table.rows:,} rows are of other kinds of events, or of none"
             findings.append(Finding("left out", name, message, rest))
@@ -85,8 +97,10 @@ def _interactions(draft: Draft, chosen: Candidate) -> str:
         name = free_name(f"{chosen.table}-with-{chosen.via.table}", draft.tables, "-")
         draft.new[name] = frame
         draft.used.add(chosen.via.table)
+        draft.events.add(chosen.via.table)
         draft.tables[name] = Table(name, frame)
     draft.used |= {chosen.table, name}
+    draft.events |= {chosen.table, name}
     table = draft.tables[name]
     for column in (chosen.user, chosen.item, chosen.time, chosen.rating):
         if column is not None and column not in table.columns:
@@ -94,6 +108,10 @@ def _interactions(draft: Draft, chosen: Candidate) -> str:
                 "column not found", where=name, expected=f"a column {column!r}", found=", ".join(table.columns)
             )
     draft.find("interactions", chosen.table, "; ".join(chosen.reasons), table.rows)
+    for column, target in (table.stated.foreign if table.stated is not None else {}).items():
+        if column not in (chosen.user, chosen.item):
+            message = f"keys of {target}, of which no relation is made: the rows are the interactions"
+            draft.find("left out", table[column].where, message)
     return name
 
 
@@ -155,6 +173,19 @@ def _times(draft: Draft, chosen: Candidate, hints: Hints) -> tuple[str, ...]:
     return tuple(column.name for column in times)
 
 
+def _no_times(draft: Draft, chosen: Candidate) -> str:
+    """Why the interactions have no times: which column may hold them, and what keeps it from being read."""
+    _, of_ends = times_of(chosen, draft.tables)
+    for name in (chosen.table, *([chosen.via.table] if chosen.via else [])):
+        for column in draft.tables[name]:
+            if column.name == chosen.time or (chosen.time is None and column.name not in (chosen.user, chosen.item)):
+                if (why := column.why_no_times) is not None:
+                    return f"the times in {column.name!r} are not used: {why}"
+                if column in of_ends:
+                    return f"the times in {column.name!r} are the same in all rows of a user or an item"
+    return "there are no times"
+
+
 def _choices(chosen: Candidate, rivals: list[Candidate], times: tuple[str, ...]) -> tuple[Choice, ...]:
     choices = []
     if rivals:
@@ -190,6 +221,7 @@ def _sides(
         sides[name] = Side(name, rows[side].unique(), figures)
         if reference is not None:
             message = f"{reference.key!r} holds {reference.overlap:.0%} of the {side}s of {chosen.table}"
+            message += reference.source
             draft.find("nodes", reference.target, f"a row per {name}: {message}", draft.tables[reference.target].rows)
     return sides
 
@@ -234,6 +266,7 @@ def _first_rows(rows: pl.DataFrame) -> pl.DataFrame:
 
 def _follow(draft: Draft, sides: dict[str, Side], ends: Ends) -> None:
     """Read node tables and links, and those that they lead to."""
+    draft.events |= _stated_events(draft, ends)
     pending = list(draft.nodes.values())
     read: set[str] = set()
     while pending:
@@ -249,8 +282,17 @@ def _follow(draft: Draft, sides: dict[str, Side], ends: Ends) -> None:
             draft.find("left out", table.name, "no column leads to users, items or their attributes", table.rows)
         for column in table:
             if (value := column.unread_time) is not None:
-                why = f"looks like times, but {value[:60]!r} is in no known format, or in another one than most"
-                draft.find("left out", column.where, why)
+                draft.find("left out", column.where, f"looks like times, but {value[:60]!r} {UNKNOWN_FORMAT}")
+
+
+def _stated_events(draft: Draft, ends: Ends) -> set[str]:
+    """Tables that state a time, a user and an item: as nodes, their rows would link those after the split, too."""
+    of_sides = {draft.nodes[side].table for side in (ends.user, ends.item)} - {None}
+    return {
+        table.name for table in draft.tables.values()
+        if table.stated is not None and table.stated.time is not None and len(of_sides) == 2
+        and table.name not in of_sides and of_sides <= {*table.stated.foreign.values()}
+    }  # fmt: skip
 
 
 def _read_node(draft: Draft, node: NodeType, sides: dict[str, Side], read: set[str]) -> None:
@@ -259,14 +301,47 @@ def _read_node(draft: Draft, node: NodeType, sides: dict[str, Side], read: set[s
         return
     draft.used.add(node.table)
     draft.config["nodes"].setdefault(node.name, {"file": node.table, "key": node.key})
+    stated = draft.tables[node.table].stated
+    if stated is not None and stated.key == node.key:
+        draft.comments[f"data.nodes.{node.name}"] = f"the key is {node.key!r}{STATED}"
     for reference in read_columns(draft, node, sides):
         target = _node_behind(draft, reference, node.hops + 1)
+        if reference.stated and _is_side(node, sides, "items") and _is_side(target, sides, "users"):
+            _link_to_user(draft, node, target, reference, "time" in sides[node.name].figures.rows.columns)
+            continue
         draft.read_keys(reference)
         column = draft.tables[reference.table][reference.column]
         config = {"kind": "attribute", "node": node.name, "column": reference.column, "target": target.name}
         why = f"keys of {reference.target} in {column.known_share:.0%} of the rows of {reference.table}"
-        name = f"{snake(node.name)}_{snake(reference.column)}" if target is node else target.name.replace(" ", "_")
+        why += reference.source
+        of_column = f"{snake(node.name)}_{snake(reference.column)}"
+        name = target.name.replace(" ", "_")
+        name = of_column if target is node or target.name in sides or name in draft.config["relations"] else name
         draft.relate(name, config, column.where, why, column.n_distinct)
+
+
+def _is_side(node: NodeType, sides: Mapping[str, Side], which: str) -> bool:
+    return node.name in sides and sides[node.name].figures.side == which
+
+
+def _link_to_user(draft: Draft, item: NodeType, user: NodeType, reference: Reference, timed: bool) -> None:
+    """A link from items to a user of each, such as their author, whose pairs may be held out and are cut then."""
+    table = draft.tables[reference.table]
+    assert table.stated is not None
+    column = table[reference.column]
+    config: dict[str, Any] = {"file": table.name, "source": item.name, "source_column": item.key}
+    config |= {"target": user.name, "target_column": column.name, "by": column.name}
+    if timed and table.stated.time is not None:
+        config["time"] = table.stated.time
+    if column.known_share < 1.0:
+        config["missing"] = "drop"
+    if reference.overlap < 1.0:
+        config["unknown"] = "drop"
+    name = free_name(f"{snake(item.name)}_{snake(column.name)}", draft.config["links"])
+    draft.config["links"][name] = config
+    draft.comments[f"data.links.{name}"] = f"keys{' and time' if 'time' in config else ''}{STATED}"
+    why = f"a {user.name} of each {item.name} in {column.known_share:.0%} of the rows of {table.name}{STATED}"
+    draft.relate(name, {"kind": "link", "table": name, "duplicates": "first"}, column.where, why, column.n_distinct)
 
 
 def _node_behind(draft: Draft, reference: Reference, hops: int) -> NodeType:

@@ -51,6 +51,7 @@ class Draft:
         used: tables whose rows the study uses.
         judged: further tables that links were looked for in.
         na_words: further words for missing values.
+        events: tables of interactions and of other events, whose rows are no nodes.
     """
 
     tables: dict[str, Table]
@@ -64,6 +65,7 @@ class Draft:
     used: set[str] = field(default_factory=set)
     judged: set[str] = field(default_factory=set)
     na_words: set[str] = field(default_factory=set)
+    events: set[str] = field(default_factory=set)
 
     def find(self, kind: FindingKind, where: str, message: str, count: int = 0) -> None:
         """Add a finding."""
@@ -126,8 +128,8 @@ class Draft:
         return free_name(wanted, taken, " ")
 
     def references_of(self, table: str, column: str) -> list[Reference]:
-        """The references of a column, the strongest first."""
-        found = [r for r in self.references if (r.table, r.column) == (table, column)]
+        """The references of a column to tables whose rows may be nodes, the strongest first."""
+        found = [r for r in self.references if (r.table, r.column) == (table, column) and r.target not in self.events]
         return sorted(found, key=lambda r: -r.strength)
 
     def type_of(self, table: str, key: str | None = None) -> NodeType | None:

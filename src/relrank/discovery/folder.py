@@ -17,6 +17,8 @@ import polars as pl
 
 from relrank.discovery.headers import column_names
 from relrank.discovery.proposal import Finding
+from relrank.discovery.statements import Statement, statement_of
+from relrank.discovery.totals import without_totals
 from relrank.errors import InputError
 from relrank.tables.files import SEPARATORS, UNREADABLE, parse, read_table
 
@@ -66,16 +68,20 @@ class Folder:
         frames: by name of the table.
         sources: likewise.
         findings: files that were left out, and why.
+        stated: keys and times that files state, by name of the table.
     """
 
     path: Path
     frames: dict[str, pl.DataFrame]
     sources: dict[str, Source]
     findings: list[Finding]
+    stated: dict[str, Statement] = field(default_factory=dict)
 
 
 def read_folder(folder: Path) -> Folder:
     """Read all tables of a folder; a folder inside it with files of the same columns is one table.
+
+    A folder inside it whose files state keys of each other is a database, with a table in each file.
 
     Raises:
         InputError: there is no such folder, or it holds no table that can be read.
@@ -101,6 +107,8 @@ def read_folder(folder: Path) -> Folder:
         alone = sum(other.name == table.name for other in tables) == 1
         name = _free(table.name if alone else table.longer, result.frames)
         result.frames[name], result.sources[name] = table.frame, table.source
+        if table.stated is not None:
+            result.stated[name] = table.stated
         result.findings.extend(replace(f, where=name) for f in table.findings)
     result.findings.extend(_grouped(findings))
     if not result.frames:
@@ -124,6 +132,7 @@ class _Read:
     frame: pl.DataFrame
     source: Source
     findings: tuple[Finding, ...] = ()
+    stated: Statement | None = None
 
 
 def _left_out(path: Path) -> str | None:
@@ -134,6 +143,8 @@ def _left_out(path: Path) -> str | None:
     if path.is_dir():
         if path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve()):
             return "a link to a folder that contains it"
+        if path.name == "tasks" and path.with_name("db").is_dir():
+            return "labels of tasks about the database beside it, which tell of times to come"
         if (path / "manifest.json").exists():
             return "a folder with results"
         stem = path.name.removesuffix("-tables")
@@ -167,8 +178,10 @@ def _attempt(path: Path, findings: list[Finding], read: Callable[[Path], list[_R
 
 
 def _read_parts(folder: Path) -> list[_Read]:
-    """The one table of a folder inside."""
+    """The one table of a folder inside, or all of a database."""
     parts = [table for path in _parts_in(folder) for table in _read_file(path)]
+    if any(part.stated is not None and part.stated.key is not None for part in parts):
+        return parts
     if not _contained(parts):
         different = sorted({", ".join(part.frame.columns)[:60] for part in parts})
         raise InputError(
@@ -188,6 +201,7 @@ def _whole(read: list[_Read], findings: list[Finding]) -> list[_Read]:
         name = table.source.path.name
         stem, suffix = _split(table.source.path)
         part = suffix.removesuffix(".gz") in (*SEPARATORS, ".parquet", ".pq", ".gz") and table.name == stem
+        part = part and table.stated is None
         groups[(_PART.sub("", stem), suffix) if part else (name, f"/{table.name}")].append(table)
     tables: list[_Read] = []
     for (stem, _), parts in groups.items():
@@ -271,15 +285,18 @@ def _read_file(path: Path) -> list[_Read]:
             for table, frame in _database(path)
         ]
     findings: tuple[Finding, ...] = ()
-    if suffix == ".parquet":
-        frame, source = read_table(path), Source(path)
-    elif suffix == ".pq":
-        frame, source = pl.read_parquet(path, glob=False), Source(path, direct=False)
+    stated = None
+    if suffix in (".parquet", ".pq"):
+        direct = suffix == ".parquet"
+        frame = read_table(path) if direct else pl.read_parquet(path, glob=False)
+        source = Source(path, direct=direct)
+        stated, wrong = statement_of(path)
+        findings = () if wrong is None else (Finding("ambiguous", path.name, wrong),)
     elif suffix.removesuffix(".gz") in JSON:
         frame, source = _read_json(path), Source(path, direct=False)
     else:
         frame, source, findings = _read_text(path)
-    return [_Read(name, path.name, frame, source, findings)]
+    return [_Read(name, path.name, frame, source, findings, stated)]
 
 
 def _content(path: Path) -> bytes:
@@ -344,7 +361,9 @@ def _read_text(path: Path) -> tuple[pl.DataFrame, Source, tuple[Finding, ...]]:
     if not names.header:
         reading["columns"] = names.columns
     what = "" if encoding == "utf-8" else f"in {encoding}"
-    findings = tuple(Finding(kind, path.name, message) for kind, message in names.findings)
+    frame, totals = without_totals(frame, path.name)
+    direct = direct and not totals
+    findings = (*(Finding(kind, path.name, message) for kind, message in names.findings), *totals)
     return frame, Source(path, reading if direct else {}, direct, what), findings
 
 

@@ -9,11 +9,12 @@ from math import log10
 
 import polars as pl
 
-from relrank.discovery.columns import Column, Table
+from relrank.discovery.columns import MOSTLY_TIMED, Column, Table
 from relrank.discovery.leaks import sounds_computed
 from relrank.discovery.proposal import Hints
 from relrank.discovery.references import Reference
 from relrank.discovery.reshaping import DEPENDENT, depends_on_key
+from relrank.discovery.statements import STATED
 from relrank.discovery.vocabulary import (
     EVENT_KEYS,
     ITEM,
@@ -41,6 +42,8 @@ LEAST_SCORE = 2.0
 """Score from which on a table may hold interactions."""
 MOST_BARE = 5
 """Columns of a table of interactions, at most, if neither names nor other tables speak for it."""
+OWNED = 3.0
+"""What is taken from the score of a table whose rows all repeat what the item's own row says, such as its author."""
 CLOSE = 0.75
 """Difference of scores below which two tables are equally likely."""
 
@@ -134,17 +137,19 @@ def _of_table(
     table: Table, tables: Mapping[str, Table], found: Sequence[Reference], hints: Hints
 ) -> Iterator[Candidate]:
     to = {r.column: r for r in found if r.table == table.name}
-    mine = [c for c in table if _may_be_side(c, hints)]
+    mine = [c for c in table if _may_be_side(c, table, hints)]
     for user, item in permutations(mine, 2):
         if (candidate := _scored(table, user, item, None, tables, found, hints)) is not None:
             yield candidate
     for reference in to.values():
         parent = tables[reference.target]
-        if not _are_events(parent) and hints.user not in parent.columns:
+        if parent is table or (not _are_events(parent) and hints.user not in parent.columns):
             continue
         via = Via(reference.column, parent.name, reference.key)
+        if parent.stated is not None and _children(via, found) != {table.name}:
+            continue  # rows of several tables are about it, as about posts: these are no lines of it
         for user in parent:
-            if user.name == reference.key or not _may_be_side(user, hints):
+            if user.name == reference.key or not _may_be_side(user, parent, hints):
                 continue
             for item in mine:
                 if item.name == reference.column:
@@ -153,9 +158,12 @@ def _of_table(
                     yield candidate
 
 
-def _may_be_side(column: Column, hints: Hints) -> bool:
+def _may_be_side(column: Column, table: Table, hints: Hints) -> bool:
     if column.name in (hints.user, hints.item):
         return True
+    if table.stated is not None:
+        of_others = table.stated.foreign.get(column.name, table.name) != table.name
+        return of_others and column.n_distinct >= FEWEST_KEYS and column.known_share >= 0.5
     if not column.may_be_key or column.n_distinct < FEWEST_KEYS or column.known_share < 0.5:
         return False
     if names_a(column.name, QUANTITIES) or sounds_computed(column.name):
@@ -187,13 +195,16 @@ def _scored(
     hinted = hints.user is not None and hints.item is not None
     if not hinted and (user_side.user < 0 or item_side.item < 0 or not _crosses(table, user, item, via, tables)):
         return None
+    if not hinted and (target := _stated_target(user, tables)) and target == _stated_target(item, tables):
+        return None  # such as posts and the posts that they refer to
     reasons = [*user_side.notes, *item_side.notes]
     score = user_side.user + item_side.item - 0.8 * (max(user_side.item, 0) + max(item_side.user, 0))
     parent = tables[via.table] if via else None
     time, rating = _time((user, item), via, tables, hints), _rating(table, {user.name, item.name}, hints)
     if time is not None:
         score += 2.0
-        reasons.append(f"time in {time!r}")
+        stated = any(t.stated is not None and t.stated.time == time for t in (table, parent) if t is not None)
+        reasons.append(f"time in {time!r}{STATED if stated else ''}")
     if rating is not None:
         score += 1.0
         reasons.append(f"ratings in {rating!r}")
@@ -201,6 +212,7 @@ def _scored(
     score += behaviour + 0.4 * log10(max(10, table.rows))
     if via is None and any(_is_third(c, {user.name, item.name}, found) for c in table):
         score -= 1.5 if _pairs(table, user, item, via, tables).is_duplicated().mean() else 0.5
+    score -= OWNED * _owned(_pairs(table, user, item, via, tables), user, item, tables)
     if any(c.kind == "text" for c in table):
         score -= 2.0  # texts are written of a few of the things that were bought or rated
     if via is not None:
@@ -214,11 +226,33 @@ def _scored(
     return Candidate(table.name, user.name, item.name, time, rating, via, score, tuple(reasons), sure)
 
 
+def _stated_target(column: Column, tables: Mapping[str, Table]) -> str | None:
+    """The table whose keys a column holds as its file states."""
+    stated = tables[column.table].stated
+    return None if stated is None else stated.foreign.get(column.name)
+
+
+def _owned(pairs: pl.DataFrame, user: Column, item: Column, tables: Mapping[str, Table]) -> float:
+    """Share of the rows whose user is one that the item's own row states, such as the author of a post."""
+    of_user, of_item = _stated_target(user, tables), _stated_target(item, tables)
+    items = tables.get(of_item or "")
+    if items is None or items.stated is None or items.stated.key is None or not pairs.height:
+        return 0.0
+    key = items[items.stated.key].text
+    owners = [items[c].text for c, of in items.stated.foreign.items() if of == of_user]
+    owned = [pl.DataFrame({"u": owner, "i": key}) for owner in owners]
+    return pairs.join(pl.concat(owned), on=["u", "i"], how="semi").height / pairs.height if owned else 0.0
+
+
 def _are_headers(via: Via, table: Table, user: Column, found: Sequence[Reference]) -> bool:
     """Whether events are there for these rows alone, as orders are for their lines, and name a known user."""
-    children = {r.table for r in found if (r.target, r.key) == (via.table, via.key)}
     known = names_a(user.name, USER) or any((r.table, r.column) == (via.table, user.name) for r in found)
-    return children == {table.name} and known
+    return _children(via, found) == {table.name} and known
+
+
+def _children(via: Via, found: Sequence[Reference]) -> set[str]:
+    """The tables that hold keys of events."""
+    return {r.table for r in found if (r.target, r.key) == (via.table, via.key)}
 
 
 def _behaviour(table: Table, parent: Table | None) -> float:
@@ -245,7 +279,7 @@ def _side(column: Column, tables: Mapping[str, Table], found: Sequence[Reference
         side.item += 1.0 + (1.0 if names_a(target.name, ITEM) else 0.0)
         side.user += min(1.0, 0.5 * sum(names_a(c.name, USER_ATTRIBUTES) or c.kind == "email" for c in target))
         side.item += min(1.5, 0.5 * sum(names_a(c.name, ITEM_ATTRIBUTES) or c.kind == "text" for c in target))
-        side.notes.append(f"{column.name!r} holds keys of {reference.target}")
+        side.notes.append(f"{column.name!r} holds keys of {reference.target}{reference.source}")
         is_neither = is_neither or (names_a(target.name, NEITHER) and not names_a(target.name, USER | ITEM))
     if is_neither and not is_meaningless(" ".join(words)):
         side.user, side.item = side.user - 4.0, side.item - 4.0
@@ -274,9 +308,13 @@ def _event_times(
     ends: tuple[Column, Column], via: Via | None, tables: Mapping[str, Table]
 ) -> tuple[list[Column], list[Column]]:
     """Columns of times of the interactions, the best first, and those that are attributes of a user or an item."""
-    of_ends = []
+    of_ends: list[Column] = []
     for name in (ends[1].table, via.table if via else None):
-        times = [c for c in (tables[name] if name else ()) if c.kind == "time" and c.known_share > 0.5]
+        if name and (stated := tables[name].stated) is not None:
+            if stated.time is not None:
+                return [tables[name][stated.time]], of_ends
+            continue
+        times = [c for c in (tables[name] if name else ()) if c.kind == "time" and c.known_share > MOSTLY_TIMED]
         mine = [c for c in times if not is_of_an_end(c, ends, via, tables)]
         of_ends += [c for c in times if c not in mine]
         if mine:
@@ -357,7 +395,7 @@ def middle(column: Column) -> float:
 def _rating(table: Table, used: set[str], hints: Hints) -> str | None:
     if hints.rating is not None:
         return hints.rating
-    rated = [c for c in table if c.name not in used and _is_rating(c)]
+    rated = [c for c in table if c.name not in used and c.role is None and _is_rating(c)]
     return max(rated, key=lambda c: (names_a(c.name, RATING), c.known_share)).name if rated else None
 
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import polars as pl
 
-from relrank.discovery.columns import Column, Table
+from relrank.discovery.columns import MOSTLY_TIMED, Column, Table
 from relrank.discovery.draft import Draft, NodeType, free_name, snake, type_name
 from relrank.discovery.interactions import is_of_an_end, middle
 from relrank.discovery.references import Reference, best_reference
-from relrank.discovery.vocabulary import EVENT_KEYS, GIVEN, MEASURES, NOTES, names_a
+from relrank.discovery.statements import STATED
+from relrank.discovery.vocabulary import EVENT_KEYS, GIVEN, MEASURES, NOTES, TITLES, names_a
 
 FEWEST_TARGETS = 3
 """Different targets of links, at least …"""
@@ -100,6 +101,9 @@ def _node_of(draft: Draft, ends: Ends, column: Column) -> tuple[str, str | None]
         if node is not None:
             draft.read_keys(reference)
             return node.name, None if reference.key == node.key else reference.key
+    stated = draft.tables[column.table].stated
+    if stated is not None and column.name not in stated.foreign:
+        return None
     keys = [key for node, key in ends.keys.items() if draft.nodes[node].table is None]
     best = best_reference(column, keys, among_rows=True)
     if best is None:
@@ -117,53 +121,70 @@ def _read(draft: Draft, ends: Ends, table: Table, linked: dict[str, str]) -> Ite
     if text is not None and item is not None:
         _texts(draft, ends, table, item, text, user)
         return
-    if len(linked) >= 2:
-        names = list(linked)
-        if user is not None and item is not None:
-            third = _given(draft, table, user, item)
-            if third is None:
-                _behaviour(draft, ends, table, user, item)
-                return
+    if user is not None and item is not None:
+        given = _given(draft, table, user, item)
+        if not given or table.stated is not None:
+            _behaviour(draft, ends, table, user, item)
+        for third in given:
             yield from _link(draft, ends, table, item, ends.item, third, user)
-            return
-        yield from _link(draft, ends, table, names[0], linked[names[0]], table[names[1]], None, linked[names[1]])
         return
-    source = next(iter(linked))
+    ends_first = (item, user, *linked) if table.stated is not None else linked
+    source = next(name for name in ends_first if name is not None)
+    if len(linked) >= 2:
+        others = [table[name] for name in linked if name != source]
+        others = others[:1] if table.stated is None else [*others, *_keyed(draft, table, {*linked})]
+        for other in others:
+            yield from _link(draft, ends, table, source, linked[source], other, None, linked.get(other.name))
+        return
     if table[source].is_unique:
         draft.find("left out", table.name, f"one row per {linked[source]} beside its own table", table.rows)
         return
-    other = _third(draft, table, {source})
-    if other is None:
+    others = _keyed(draft, table, {source}) or _shared(table, {source})
+    if not others:
         draft.find(
             "left out", table.name, f"several rows per {linked[source]}, and no column to link them with", table.rows
         )
         return
-    yield from _link(draft, ends, table, source, linked[source], other, None)
+    for other in others:
+        yield from _link(draft, ends, table, source, linked[source], other, None)
 
 
-def _given(draft: Draft, table: Table, user: str, item: str) -> Column | None:
-    """What users gave items, such as tags: keys of a table of their own, or words so named; no attribute of items."""
+def _given(draft: Draft, table: Table, user: str, item: str) -> list[Column]:
+    """What users gave items, such as tags: keys of a table of their own, or words so named; no attribute of items.
+
+    One column at most, if the file does not state its keys.
+    """
+    found = []
     pairs = pl.DataFrame({"item": table[item].text}).drop_nulls().n_unique()
     for column in table:
         if column.name in (user, item) or not column.may_be_key or names_a(column.name, EVENT_KEYS):
             continue
-        keyed = any(r.named == 2 for r in draft.references_of(table.name, column.name))
+        keyed = any(r.named == 2 and r.target != table.name for r in draft.references_of(table.name, column.name))
         of_item = pl.DataFrame({"i": table[item].text, "v": column.text}).drop_nulls().n_unique() <= 1.02 * pairs
         if (keyed or names_a(column.name, GIVEN)) and not of_item and column.n_distinct >= FEWEST_TARGETS:
-            return column
-    return None
+            found.append(column)
+    return found[:1] if table.stated is None else found
 
 
-def _third(draft: Draft, table: Table, used: set[str]) -> Column | None:
-    """The column with the other end of links: keys of another table, else values that rows share."""
-    left = [c for c in table if c.name not in used and c.may_be_key and not c.is_unique]
-    left = [c for c in left if not names_a(c.name, EVENT_KEYS)]
-    keyed = [c for c in left if draft.references_of(table.name, c.name)]
-    if keyed:
-        return keyed[0]
-    left = [c for c in left if not names_a(c.name, MEASURES) and c.kind == "value" and c.known_share > 0.5]
+def _keyed(draft: Draft, table: Table, used: set[str]) -> list[Column]:
+    """The columns with keys of other tables; the first one, if the file does not state them."""
+    left = _other_ends(table, used)
+    keyed = [c for c in left if any(r.target != table.name for r in draft.references_of(table.name, c.name))]
+    return keyed[:1] if table.stated is None else keyed
+
+
+def _shared(table: Table, used: set[str]) -> list[Column]:
+    """The column with the most values among those whose values rows share, if there is one."""
+    left = [c for c in _other_ends(table, used) if c.role is None and not names_a(c.name, MEASURES)]
+    left = [c for c in left if c.kind == "value" and c.known_share > 0.5]
     left = [c for c in left if c.n_distinct >= FEWEST_TARGETS and c.shared_share > 0.5]
-    return max(left, key=lambda c: c.n_distinct, default=None)
+    return [max(left, key=lambda c: c.n_distinct)] if left else []
+
+
+def _other_ends(table: Table, used: set[str]) -> list[Column]:
+    """The columns that may hold the other end of links."""
+    left = [c for c in table if c.name not in used and c.may_be_key and not c.is_unique]
+    return [c for c in left if not names_a(c.name, EVENT_KEYS)]
 
 
 def _link(
@@ -186,7 +207,8 @@ def _link(
         message = f"nearly every {node} has the same {other.name}, so the links say nothing"
         draft.find("left out", table.name, message, table.rows)
         return
-    if node == ends.user and table.rows >= 0.5 * ends.pairs.height and not (reference and reference.named):
+    known = (reference is not None and reference.named > 0) or table.stated is not None
+    if node == ends.user and table.rows >= 0.5 * ends.pairs.height and not known:
         message = "as many rows of users as interactions, without times: it may hold them under other keys"
         draft.find("leak", table.name, message, table.rows)
         return
@@ -194,7 +216,8 @@ def _link(
         yield reference
         target = (draft.type_of(reference.target) or NodeType("", None, None)).name
     config: dict[str, Any] = {"source": node, "source_column": source}
-    config |= {"target": target or draft.target(type_name(other.name)), "target_column": other.name}
+    named = table.name if names_a(other.name, TITLES) else other.name
+    config |= {"target": target or draft.target(type_name(named)), "target_column": other.name}
     for side, name, kind in (("source", source, node), ("target", other.name, target)):
         match = (_node_of(draft, ends, table[name]) or (None, None))[1]
         if match is not None:
@@ -261,7 +284,9 @@ def _is_copy(ends: Ends, table: Table, user: str, item: str) -> bool:
 
 def _event_times(table: Table, ends: Iterable[str]) -> list[Column]:
     """Columns with the time of a row, the safest first: the latest; attributes of an end, as a release, are none."""
-    times = [c for c in table if c.kind == "time" and c.known_share > 0.5]
+    if table.stated is not None:
+        return [] if table.stated.time is None else [table[table.stated.time]]
+    times = [c for c in table if c.kind == "time" and c.known_share > MOSTLY_TIMED]
     times = [c for c in times if not is_of_an_end(c, [table[end] for end in ends])]
     return sorted(times, key=lambda c: (round(c.known_share, 1), middle(c)), reverse=True)
 
@@ -301,6 +326,8 @@ def _add(draft: Draft, ends: Ends, table: Table, config: dict[str, Any], user_ma
         config["missing"] = "drop"
     name = free_name(snake(table.name), draft.config["links"])
     draft.config["links"][name] = {"file": table.name, **config}
+    if table.stated is not None:
+        draft.comments[f"data.links.{name}"] = f"keys{' and time' if 'time' in config else ''}{STATED}"
     draft.used.add(table.name)
     relation: dict[str, Any] = {"kind": "link", "table": name, "duplicates": "first"}
     if "weight" in config:

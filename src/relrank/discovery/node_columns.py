@@ -11,6 +11,8 @@ import polars as pl
 from relrank.discovery.columns import MORE_MISSING, Column, Table
 from relrank.discovery.draft import Draft, NodeType, free_name, snake, type_name
 from relrank.discovery.leaks import Figures, sounds_computed
+from relrank.discovery.naming import Names
+from relrank.discovery.one_hot import FLAGS, blocks_of
 from relrank.discovery.references import ALIKE, Reference
 from relrank.discovery.tastes import Tastes
 from relrank.discovery.values import list_separator, path_mark, spellings
@@ -39,10 +41,6 @@ FEWEST_VALUES = 0.02
 FEW_NUMBERS = 12
 """Different whole numbers up to which they are values of their own instead of bins."""
 BINS = 8
-FEWEST_USERS = 10
-"""Different values of a column that may name users, at least."""
-FEWEST_FLAGS = 5
-"""Columns of 0 and 1 from which on they are read as one list."""
 FEWEST_YEARS = 6
 """Different years of a column of dates, at least, for bins of years."""
 TITLE_WORDS = 12
@@ -78,18 +76,21 @@ def read_columns(draft: Draft, node: NodeType, sides: dict[str, Side]) -> list[R
     key = table[node.key or ""]
     further, texts = [], []
     title = _title(table, node, sides)
-    flags = _flag_columns(draft, node, table) if node.name in sides else set()
     tastes = _tastes(draft, sides) if _is_user(node, sides) else None
+    names = _names(draft, node, sides)
+    flags = _flag_columns(draft, node, table, sides, tastes, names)
     for column in table:
         if column.name == node.key or column.name in flags:
             continue
         draft.na_words.update(_odd_words(column))
         if (why := _useless(column)) is not None:
             draft.find("left out", column.where, why)
-        elif (leak := _leak(column, key, node, sides) or _taste(column, key, tastes)) is not None:
+        elif (leak := _leak(column, key, node, sides) or _taste(column, key, tastes, names)) is not None:
             draft.find("leak", column.where, leak, column.n_known)
         elif (reference := _reference(draft, column, node) or _to_itself(column, key)) is not None:
             further.append(reference)
+        elif column.role == "key":
+            draft.find("left out", column.where, "holds keys of a table whose rows are no nodes", column.n_known)
         elif column.name == title:
             draft.config["nodes"][node.name]["title"] = title
             if column.kind == "text" or column.words >= 2:
@@ -103,27 +104,28 @@ def read_columns(draft: Draft, node: NodeType, sides: dict[str, Side]) -> list[R
     return further
 
 
-def _flag_columns(draft: Draft, node: NodeType, table: Table) -> set[str]:
-    """Columns of 0 and 1, one per value, as one column of lists; returns their names."""
-    flags = [
-        c for c in table if c.kind in ("flag", "number") and set(c.distinct) <= {"0", "1"} and c.known_share == 1.0
-    ]
-    if len(flags) < FEWEST_FLAGS:
-        return set()
-    names = [c.name for c in flags]
-    held = [pl.when(pl.Series(c.name, c.text) == "1").then(pl.lit(c.name)) for c in flags]
-    lists = pl.select(pl.concat_list(held).list.drop_nulls()).to_series()
-    name = free_name("_and_".join((names[0], names[-1])), table.columns)
-    draft.change(table.name, lists.alias(name))
-    draft.find(
-        "cleaning",
-        table.name,
-        f"{len(names)} columns of 0 and 1, {names[0]} to {names[-1]}, are read as lists",
-        len(names),
-    )
-    config = {"kind": "attribute", "node": node.name, "column": name, "target": draft.target("flag")}
-    draft.relate("flags", config, table.name, f"which of {len(names)} columns of 0 and 1 hold 1", len(names))
-    return set(names)
+def _flag_columns(
+    draft: Draft, node: NodeType, table: Table, sides: dict[str, Side], tastes: Tastes | None, names: Names | None
+) -> set[str]:
+    """Add blocks of columns of 0 and 1 as one relation each; returns the names of the columns."""
+    key = table[node.key or ""]
+    left = [c for c in table if c is not key and _leak(c, key, node, sides) is None]
+    used: set[str] = set()
+    for block in blocks_of(table, left):
+        if block.name == FLAGS and node.name not in sides:
+            continue
+        used |= {*block.columns}
+        n, ends = len(block.columns), f"{block.columns[0]} to {block.columns[-1]}"
+        if (leak := _taste(block.lists, key, tastes, names)) is not None:
+            draft.find("leak", f"{table.name}.{block.columns[0]}", f"{n} columns of 0 and 1, {ends}: {leak}", n)
+            continue
+        draft.change(table.name, block.lists.values)
+        draft.find("cleaning", table.name, f"{n} columns of 0 and 1, {ends}, are read as lists", n)
+        target = draft.target("flag" if block.name == FLAGS else type_name(block.name))
+        config = {"kind": "attribute", "node": node.name, "column": block.lists.name, "target": target}
+        name = f"{snake(node.name)}_{block.name}" if _is_user(node, sides) and block.name != FLAGS else block.name
+        draft.relate(name, config, table.name, f"which of {n} columns of 0 and 1 hold 1", n)
+    return used
 
 
 def _is_prose(column: Column) -> bool:
@@ -152,7 +154,8 @@ def _title(table: Table, node: NodeType, sides: dict[str, Side]) -> str | None:
         return max(named, key=lambda c: (c.n_distinct, -len(words_of(c.name)))).name
     others = [
         c for c in table
-        if c.name != node.key and c.kind == "value" and not c.may_be_key_of_letters and c.n_distinct > 0.8 * c.n_known
+        if c.name != node.key and c.kind == "value" and c.role is None
+        and not c.may_be_key_of_letters and c.n_distinct > 0.8 * c.n_known
     ]  # fmt: skip
     return max(others, key=lambda c: c.n_distinct).name if others else None
 
@@ -167,6 +170,8 @@ def _useless(column: Column) -> str | None:
         return f"only {column.n_known:,} of {len(column.values):,} rows have a value"
     if column.kind != "list" and column.top_share >= CONSTANT:
         return f"{column.top_share:.0%} of the values are {column.counts['value'][0]!r}"
+    if column.role == "key":
+        return None
     if column.is_row_number:
         return "numbers the rows"
     if names_a(column.name, IDENTIFIERS) and column.shared_share < SHARED:
@@ -183,7 +188,11 @@ def _useless(column: Column) -> str | None:
 def _leak(column: Column, key: Column, node: NodeType, sides: dict[str, Side]) -> str | None:
     """Why a column seems to be computed from interactions; None if it does not."""
     side = sides.get(node.name)
-    if side is not None and (figure := side.figures.computed_as(column, key.text)) is not None:
+    if (
+        side is not None
+        and column.role != "key"
+        and (figure := side.figures.computed_as(column, key.text)) is not None
+    ):
         return f"is the {figure} of the interactions, held-out ones included"
     if column.kind in ("number", "time", "flag") and sounds_computed(column.name):
         return "sounds like a figure of interactions: it may contain held-out ones"
@@ -193,7 +202,7 @@ def _leak(column: Column, key: Column, node: NodeType, sides: dict[str, Side]) -
         return "what is left in stock depends on what was sold, held-out interactions included"
     if column.kind == "number" and all(word in RATING for word in words_of(column.name)):
         return "sounds like the mean rating of the interactions, held-out ones included"
-    return _names_users(column, sides)
+    return None
 
 
 def _tastes(draft: Draft, sides: dict[str, Side]) -> Tastes:
@@ -202,27 +211,29 @@ def _tastes(draft: Draft, sides: dict[str, Side]) -> Tastes:
     return Tastes(draft, item, users.figures.rows)
 
 
-def _taste(column: Column, key: Column, tastes: Tastes | None) -> str | None:
-    """Why a column of users seems to be computed from what they chose; None if it does not."""
-    if tastes is None:
+def _names(draft: Draft, node: NodeType, sides: dict[str, Side]) -> Names | None:
+    """What the other side's nodes are called, if a node is of a side."""
+    if node.name not in sides:
         return None
-    if (taste := tastes.computed_as(column, key.text)) is not None:
+    other = next(side.node for side in sides.values() if side.node != node.name)
+    return Names(draft, other, sides[node.name].figures.rows)
+
+
+def _taste(column: Column, key: Column, tastes: Tastes | None, names: Names | None) -> str | None:
+    """Why a column seems to be computed from what users chose; None if it does not."""
+    if names is None:
+        return None
+    if tastes is not None and (taste := tastes.computed_as(column, key.text)) is not None:
         return f"is the {taste} of each user's interactions, held-out ones included"
+    if (by := names.chosen_in(column, key.text)) is not None:
+        whom = "items that each user chose" if tastes is not None else "users who chose each item"
+        return f"names {whom} ({by}), held-out interactions included"
+    if tastes is None:
+        named = column.role is None and names.named_in(column, key.text)
+        return "names users, who may be those of held-out interactions" if named else None
     if column.kind in ("value", "list", "text") and tastes.sounds_chosen(column.name):
         return "sounds like what users chose: it may be computed from held-out interactions"
     return None
-
-
-def _names_users(column: Column, sides: dict[str, Side]) -> str | None:
-    """Whether a column of items holds keys of users, who may be those that chose them."""
-    parts = _all_parts(column)
-    users = next(side for side in sides.values() if side.figures.side == "users")
-    if column.kind not in ("list", "value", "text") or parts.n_unique() < FEWEST_USERS:
-        return None
-    if bool(parts.head(1000).str.contains(r"^\d+$").all()):
-        return None  # small numbers are among the keys of users by accident
-    share = float(parts.unique().is_in(users.keys.implode()).mean() or 0)  # type: ignore[arg-type]
-    return "names users, who may be those of held-out interactions" if share >= ALIKE else None
 
 
 def _all_parts(column: Column) -> pl.Series:
@@ -238,7 +249,7 @@ def _reference(draft: Draft, column: Column, node: NodeType) -> Reference | None
     """The table that a column refers to, if its rows may be nodes."""
     for reference in draft.references_of(column.table, column.name):
         target = draft.tables[reference.target]
-        if draft.type_of(target.name) is node or column.is_unique:
+        if not reference.stated and (draft.type_of(target.name) is node or column.is_unique):
             continue
         return reference
     return None

@@ -40,12 +40,12 @@ class Protocol:
     message: str
 
 
-def choose_protocol(rows: pl.DataFrame, ordered: bool = False) -> Protocol:
+def choose_protocol(rows: pl.DataFrame, no_times: str = "there are no times") -> Protocol:
     """Filters and split for interactions.
 
     Args:
         rows: columns ``user`` and ``item`` (text), optionally ``time`` and ``rating``, each pair once.
-        ordered: whether the rows are known to be in the order of time.
+        no_times: why there is no ``time``, if there is none.
     """
     config: dict[str, Any] = {}
     comments: dict[str, str] = {}
@@ -57,7 +57,7 @@ def choose_protocol(rows: pl.DataFrame, ordered: bool = False) -> Protocol:
         config["core"] = size
         comments["core"] = "users and items with fewer rows are left out"
         rows = in_core(rows, size)
-    split, why = _split(rows, ordered)
+    split, why = _split(rows, no_times)
     comments["split"] = why
     if size < SMALLEST_HISTORY or split["split"] == "temporal":
         split["without_train"] = "drop"
@@ -91,11 +91,9 @@ def in_core(rows: pl.DataFrame, size: int) -> pl.DataFrame:
     return rows.filter(pl.Series(kept))
 
 
-def _split(rows: pl.DataFrame, ordered: bool) -> tuple[dict[str, Any], str]:
+def _split(rows: pl.DataFrame, no_times: str) -> tuple[dict[str, Any], str]:
     if "time" not in rows.columns:
-        if ordered:
-            return {"split": "last-leave-one-out"}, "the rows are in the order of time"
-        return {"split": "random-leave-one-out"}, "there are no times, so held-out rows are drawn"
+        return {"split": "random-leave-one-out"}, f"{no_times}, so held-out rows are drawn"
     tied = tied_share(rows)
     if tied <= TIED:
         some = f"{100 * tied:.2g} % of the users have several rows at their last time"

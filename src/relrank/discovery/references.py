@@ -9,6 +9,7 @@ from typing import Literal
 import polars as pl
 
 from relrank.discovery.columns import Column, Table
+from relrank.discovery.statements import STATED
 from relrank.discovery.vocabulary import (
     ITEM,
     MEASURES,
@@ -44,6 +45,7 @@ class Reference:
         coverage: share of the keys that occur.
         form: how they match.
         named: how far the names say so, too: 2 if they have a word in common, 1 if both are of users or of items.
+        stated: whether the file states it.
     """
 
     table: str
@@ -54,11 +56,17 @@ class Reference:
     coverage: float
     form: Form
     named: int
+    stated: bool = False
 
     @property
     def strength(self) -> float:
         """For the choice among several targets of a column."""
         return self.overlap + self.coverage + self.named - (0.3 if self.form == "folded" else 0.0)
+
+    @property
+    def source(self) -> str:
+        """The end of a message about the reference: who says so, if it is not the values."""
+        return STATED if self.stated else ""
 
 
 def fold(values: pl.Series) -> pl.Series:
@@ -68,7 +76,12 @@ def fold(values: pl.Series) -> pl.Series:
 
 
 def primary_keys(table: Table) -> list[Column]:
-    """The columns with a value of its own in every row that may be keys; row numbers only if they are named keys."""
+    """The columns with a value of its own in every row that may be keys; row numbers only if they are named keys.
+
+    Of a table whose file states its key, that column alone.
+    """
+    if table.stated is not None:
+        return [] if table.stated.key is None else [table[table.stated.key]]
     unique = [c for c in table if c.is_unique and c.may_be_key and not names_a(c.name, MEASURES)]
     numbered = [c for c in unique if c.is_row_number and _is_index(c.name)]
     return [c for c in unique if c not in numbered]
@@ -85,6 +98,8 @@ def _is_index(name: str) -> bool:
 def references(tables: Mapping[str, Table], of: str | None = None) -> list[Reference]:
     """All columns that hold keys of other tables, with each table whose keys they may be.
 
+    Between tables whose files state their keys, what is stated alone.
+
     Args:
         tables: by name.
         of: the table that all references start from or lead to; None for any.
@@ -92,11 +107,30 @@ def references(tables: Mapping[str, Table], of: str | None = None) -> list[Refer
     keys = [key for table in tables.values() for key in primary_keys(table)]
     result = []
     for table in tables.values():
+        foreign = {} if table.stated is None else table.stated.foreign
         for column in table:
-            if column.may_be_key and column.n_distinct > 1:
-                others = (k for k in keys if k.table != table.name and of in (None, table.name, k.table))
-                result += [r for key in others if (r := _reference(column, key, False)) is not None]
+            if not column.may_be_key or column.n_distinct < 2:
+                continue
+            if column.name in foreign:
+                target = tables.get(foreign[column.name])
+                key = None if target is None else key_stated_of(column, target)
+                result += [_stated_reference(column, key)] if key and of in (None, table.name, key.table) else []
+                continue
+            others = (k for k in keys if k.table != table.name and of in (None, table.name, k.table))
+            guessed = (k for k in others if table.stated is None or tables[k.table].stated is None)
+            result += [r for key in guessed if (r := _reference(column, key, False)) is not None]
     return result
+
+
+def key_stated_of(column: Column, target: Table) -> Column | None:
+    """The column of a table whose keys a column is stated to hold: the stated one, else the one that fits best."""
+    return max(primary_keys(target), key=lambda key: _stated_reference(column, key).strength, default=None)
+
+
+def _stated_reference(column: Column, key: Column) -> Reference:
+    both = int(column.distinct.is_in(key.distinct.implode()).sum())
+    overlap, coverage = both / max(1, column.n_distinct), both / max(1, key.n_distinct)
+    return Reference(column.table, column.name, key.table, key.name, overlap, coverage, "same", 2, stated=True)
 
 
 def best_reference(column: Column, keys: Iterable[Column], among_rows: bool = False) -> Reference | None:

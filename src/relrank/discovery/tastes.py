@@ -12,7 +12,17 @@ from relrank.discovery.columns import Column
 from relrank.discovery.draft import Draft
 from relrank.discovery.leaks import EQUAL, FEWEST, sounds_computed
 from relrank.discovery.values import list_separator, path_mark
-from relrank.discovery.vocabulary import CHOSEN, EVENTS, ITEM, ITEM_ATTRIBUTES, NEITHER, TITLES, names_a, share_topic
+from relrank.discovery.vocabulary import (
+    CHOSEN,
+    EVENTS,
+    ITEM,
+    ITEM_ATTRIBUTES,
+    NEITHER,
+    TITLES,
+    names_a,
+    share_topic,
+    words_of,
+)
 
 OPEN = " ("
 """What follows says which part of the cells of an attribute is meant."""
@@ -86,7 +96,7 @@ class Tastes:
             column: values.
             keys: of its rows, as text.
         """
-        if column.kind != "value" and not column.may_be_key:
+        if column.kind not in ("value", "text") and not column.may_be_key:
             return None
         values = pl.DataFrame({"key": keys, "value": column.text.str.to_lowercase()}).drop_nulls().unique("key")
         different = values["value"].unique()
@@ -115,7 +125,7 @@ class Tastes:
 
     def sounds_chosen(self, name: str) -> bool:
         """Whether a name is that of what users chose last or most, such as ``recent_brand`` or ``top_genre``."""
-        if sounds_computed(name):
+        if sounds_computed(name) or all(names_a(word, CHOSEN | EVENTS) for word in words_of(name)):
             return True
         if not names_a(name, CHOSEN) or names_a(name, TITLES):
             return False

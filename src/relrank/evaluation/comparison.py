@@ -26,6 +26,7 @@ import numpy as np
 import polars as pl
 from scipy.special import nctdtrinc, stdtr, stdtrit
 
+from relrank.arguments import Seed, checked
 from relrank.errors import InputError, did_you_mean, one_of
 from relrank.kernels.csr import Float64
 from relrank.tables.ids import IdMap
@@ -153,12 +154,13 @@ def t_quantile(probability: float, freedom: float) -> float:
     return float(stdtrit(freedom, probability))
 
 
+@checked("rr.compare")
 def compare(
     a: Table,
     b: Table,
     metric: str,
     *,
-    seed: int = 0,
+    seed: Seed = 0,
     names: Sequence[str] = (),
     starts: RestartVariance | None = None,
 ) -> Effect:
@@ -188,6 +190,9 @@ def compare(
         expected, found = "the same number of tables on both sides", f"{len(tables_a)} and {len(tables_b)} tables"
         raise InputError("seeds do not pair up", where="compare", expected=expected, found=found)
     names = names or _numbered(tables_a)
+    if len(names) != len(tables_a):
+        expected, found = f"{len(tables_a)}, one for each pair of tables", str(len(names))
+        raise InputError("names do not pair up", where="compare, names", expected=expected, found=found)
     for left, right, name in zip(tables_a, tables_b, names, strict=True):
         _check_protocol(left, right, name)
     users = _users([*tables_a, *tables_b])

@@ -14,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 import polars as pl
 
+from relrank.arguments import checked
 from relrank.errors import InputError, one_of
 from relrank.evaluation import metrics
 from relrank.evaluation.ranking import FoldInScorer, Ranks, Scorer, ranks, ranks_and_top_k
@@ -53,6 +54,7 @@ class Evaluation:
     table: pl.DataFrame
     summary: dict[str, float]
 
+    @checked("Evaluation.save")
     def save(self, path: Path | str, durable: bool = True) -> None:
         """Write the table as Parquet with the summary in its metadata, atomically.
 
@@ -68,6 +70,7 @@ class Evaluation:
             self.table.write_parquet(temporary, metadata=metadata)
 
     @classmethod
+    @checked("Evaluation.load")
     def load(cls, path: Path | str) -> Evaluation:
         """Read a file that ``save`` wrote.
 
@@ -104,6 +107,7 @@ class Evaluation:
         return cls(table, parse_json_object(metadata["relrank.summary"].encode(), path))
 
 
+@checked("rr.evaluate")
 def evaluate(
     model: Scorer,
     split: Split,

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from relrank.arguments import checked
 from relrank.errors import InputError
 from relrank.evaluation.ranking import SCORE_BYTES
 from relrank.explanation.counterfactuals import Counterfactuals, Deletion, ExplainQuery, Listed
@@ -246,6 +247,7 @@ class Explainer:
         return Explanation(target, rank, score, tuple(best.values())[:n], query.by_fold_in)
 
 
+@checked("rr.explain")
 def explain(
     model: Recommender,
     graph: Graph,

@@ -14,6 +14,7 @@ import polars as pl
 from pydantic import Field
 
 import relrank
+from relrank.arguments import Seed, checked
 from relrank.errors import InputError, did_you_mean, one_of
 from relrank.frames.folder import parquet_of, toml_values
 from relrank.frames.native import to_library
@@ -22,10 +23,10 @@ from relrank.frames.sources import Columns, Sources
 from relrank.graph.construction.build_graph import FeatureConfig, InteractionWeights, RelationConfig, build_graph
 from relrank.graph.graph import Graph
 from relrank.io import html
-from relrank.models import MODELS, ClosedForm, Recommender
+from relrank.models import MODELS, ClosedForm, Recommender, Trained
 from relrank.models.core.base import override_config
 from relrank.runs.batch import BatchRecommender
-from relrank.runs.fitted_run import FORMAT, FittedRun, as_keys, as_list, check_k, item_titles, save_run
+from relrank.runs.fitted_run import FORMAT, FittedRun, as_keys, as_list, check_k, is_key, item_titles, save_run
 from relrank.serve.limits import Limits
 from relrank.serve.served_model import ServedModel
 from relrank.tables.config import ConfigSection, Name, check
@@ -76,12 +77,13 @@ class Estimator:
     run_: FittedRun
     _served: ServedModel | None
 
+    @checked("rr.Estimator")
     def __init__(
         self,
         model: str = "sparse-ease",
         *,
         train: Mapping[str, Any] | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
         **hyperparameters: Any,
     ) -> None:
         self.model, self.train, self.seed = model, train, seed
@@ -99,14 +101,12 @@ class Estimator:
         Raises:
             InputError: an unknown model or hyper-parameter.
         """
-        for name in ("train", "seed"):
-            if name in params:
-                setattr(self, name, params.pop(name))
-        if (model := params.pop("model", self.model)) != self.model:
-            self._hyperparameters, self.model = _defaults(model), model
-        self._set(params)
+        own = {name: params.pop(name, getattr(self, name)) for name in ("model", "train", "seed")}
+        kept = self._hyperparameters if isinstance(own["model"], str) and own["model"] == self.model else {}
+        self.__init__(**own, **{**kept, **params})  # type: ignore[misc]
         return self
 
+    @checked("rr.Estimator.fit")
     def fit(
         self,
         interactions: Any,
@@ -188,8 +188,12 @@ class Estimator:
         if isinstance(users, Mapping) and users:
             return self._native(_of_histories(run, users, k))
         users = [] if isinstance(users, Mapping) else users  # nobody: no rows, the same columns
-        asked = [users] if isinstance(users, str | int) else as_list(users, "users")
-        if asked and all(isinstance(history, list | tuple | np.ndarray | pl.Series) for history in asked):
+        asked = [users] if is_key(users) else as_list(users, "users")
+        if (
+            not is_key(users)
+            and asked
+            and all(isinstance(history, list | tuple | np.ndarray | pl.Series) for history in asked)
+        ):
             return self._native(_of_histories(run, dict(enumerate(map(list, asked))), k))
         rows = run.split.users.rows(as_keys(asked, run.split.users.keys), "users")
         return self._native(BatchRecommender(run).table(rows.astype(np.int64), k))
@@ -212,7 +216,7 @@ class Estimator:
         """
         run = self._run()
         check_k(k)
-        asked = [items] if isinstance(items, str | int) else as_list(items, "items")
+        asked = [items] if is_key(items) else as_list(items, "items")
         keys = run.split.items
         rows = keys.rows(as_keys(asked, keys.keys), "items")
         if self._served is None:
@@ -237,6 +241,7 @@ class Estimator:
         titled = frame.join(titles, on="similar", how="left", maintain_order="left")
         return self._native(titled.select("item", "place", "similar", "title", "similarity"))
 
+    @checked("rr.Estimator.save")
     def save(self, folder: Path | str) -> Path:
         """Write the fitted model, for ``rr.load_run`` and ``relrank serve``.
 
@@ -259,15 +264,8 @@ class Estimator:
         return html.block(repr(self), state)
 
     def _set(self, values: Mapping[str, Any]) -> None:
-        for name in values:
-            if name not in self._hyperparameters:
-                raise InputError(
-                    "unknown hyper-parameter",
-                    where=f"rr.Estimator({self.model!r})",
-                    expected=one_of(self._hyperparameters),
-                    found=repr(name) + did_you_mean(name, self._hyperparameters),
-                )
-        self._hyperparameters |= values
+        override_config(MODELS[self.model].Config(), values, f"rr.Estimator({self.model!r})")
+        self._hyperparameters |= values  # the same objects, as scikit-learn asks for
 
     def _run(self) -> FittedRun:
         if not hasattr(self, "run_"):
@@ -286,7 +284,9 @@ class Estimator:
         kind.check(graph, config)
         if issubclass(kind, ClosedForm):
             return kind(graph, config).solve()
-        train = override_config(TrainConfig(), self.train or {}, "rr.Estimator, train")
+        assert issubclass(kind, Trained)
+        start = TrainConfig(**kind.training_defaults(graph))
+        train = override_config(start, self.train or {}, "rr.Estimator, train")
         train = override_config(train, {"every": train.epochs, "patience": 0}, "rr.Estimator, train")
         model = kind(graph, config)
         # validated once, after the last epoch, which therefore is the best

@@ -19,7 +19,7 @@ import tomli_w
 
 from relrank.errors import InputError
 from relrank.io.atomic import atomic_write, discard
-from relrank.io.manifest import ManifestReader, sha256_of, write_manifest
+from relrank.io.manifest import MANIFEST, ManifestReader, sha256_of, write_manifest
 
 FRAMES = "frames"
 """Folder of the frames in a study's folder."""
@@ -69,6 +69,14 @@ def write_study(
         with atomic_write(folder / STUDY_FILE) as temporary:
             temporary.write_text(text, encoding="utf-8")
     return changed
+
+
+def files_hash(folder: Path) -> str:
+    """Hash of the study file and of the manifest, which has a hash of every frame; "" without them."""
+    files = folder / STUDY_FILE, folder / FRAMES / MANIFEST
+    if not all(file.is_file() for file in files):
+        return ""
+    return hashlib.sha256(b"\n".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def refuse_foreign(folder: Path) -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from relrank.graph.relation import NO_TITLES, Titles
 from relrank.io.html import escaped
 from relrank.report import answer
-from relrank.study.callbacks import NullCallback
-from relrank.study.cell import Cell
-from relrank.study.cell_store import CellResult
+from relrank.study.cell import Cell, cell_title
+from relrank.study.number_format import duration
+from relrank.study.progress import StudyProgress
 from relrank.study.result import StudyResult
 
 INTERVAL = 0.2
@@ -85,112 +86,53 @@ class Display:
             self._handle.update(HTML(page))
 
 
-class StudyProgress(NullCallback):
-    """A study callback that shows how many cells are done, the time left, which cells run, and the answer so far.
+class DisplayedProgress(StudyProgress):
+    """A study callback that shows how many cells are done, the time left, which cells run, and the answer so far."""
 
-    The total is an estimate where results decide which further cells there are. The time left follows from each
-    model's mean time so far.
-    """
-
-    def __init__(self, display: Display, clock: Callable[[], float] = time.monotonic) -> None:
-        self._display, self._clock = display, clock
-        self._began = clock()
-        self._left: dict[str, Cell] = {}
-        self._expected: dict[str, int] = {}
-        """Estimated number of cells of each model that have not finished."""
+    def __init__(
+        self, display: Display, titles: Titles = NO_TITLES, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__(clock)
+        self._display, self._titles, self._began = display, titles, clock()
         self._answer = ""
-        self._running: dict[str, tuple[float, str]] = {}
-        self._seconds: dict[str, list[float]] = {}
-        self._planned = self.done_cells = self.reused = 0
-
-    @property
-    def total(self) -> int:
-        """Number of cells: those planned, or an estimate that includes later ones."""
-        return max(self._planned, self.done_cells + sum(n for n in self._expected.values() if n > 0))
-
-    def begin(self, expected: Mapping[str, int]) -> None:
-        """The study begins, with an estimate of its number of cells by model."""
-        self._expected = dict(expected)
-        self._show()
-
-    def plan(self, cells: list[Cell], finished: int) -> None:
-        """Add cells, of which an earlier run has finished some."""
-        self._planned += len(cells)
-        self.reused += finished
-        self._left |= {_name(cell): cell for cell in cells}
-        self._show()
-
-    def start(self, cell: Cell) -> None:
-        """A cell starts."""
-        self._running[_name(cell)] = self._clock(), ""
-        self._show()
-
-    def on_status(self, cell: Cell, message: str) -> None:
-        """Show what a running cell says."""
-        began, _ = self._running.get(_name(cell), (self._clock(), ""))
-        self._running[_name(cell)] = began, message
-        self._show()
 
     def worker_lost(self, cell: Cell, why: str) -> None:
         """A cell starts again."""
-        self._running.pop(_name(cell), None)
-        self._display.note(f"{_name(cell)} starts again, its process was lost: {why}")
-
-    def done(self, cell: Cell, result: CellResult, fresh: bool) -> None:
-        """A cell has a result."""
-        self.done_cells += 1
-        self._expected[result.model] = self._expected.get(result.model, 0) - 1
-        self._left.pop(_name(cell), None)
-        began, _ = self._running.pop(_name(cell), (None, ""))
-        if fresh and began is not None:
-            self._seconds.setdefault(result.model, []).append(self._clock() - began)
-        self._show()
+        super().worker_lost(cell, why)
+        self._display.note(f"{cell_title(cell, self._titles)} starts again, its process was lost: {why}")
 
     def skipped(self, cells: list[Cell], why: str) -> None:
         """Cells are left out."""
-        for cell in cells:
-            self._running.pop(_name(cell), None)
-            self._planned -= self._left.pop(_name(cell), None) is not None
-            self._expected[cell.model.name] = self._expected.get(cell.model.name, 0) - 1
+        super().skipped(cells, why)
         self._display.note(why)
 
     def provisional(self, assemble: Callable[[], StudyResult]) -> None:
         """Show what the finished cells say so far."""
         result = assemble()
         self._answer = f"so far: {result.card['progress']['so_far'] or answer(result)}"
-        self._show()
-
-    def seconds_left(self) -> float | None:
-        """Estimate of the time left; None before the first cell has finished in this run."""
-        means = {model: sum(each) / len(each) for model, each in self._seconds.items()}
-        if not means:
-            return None
-        planned: dict[str, int] = {}
-        for cell in self._left.values():
-            planned[cell.model.name] = planned.get(cell.model.name, 0) + 1
-        waiting = {name: max(planned.get(name, 0), self._expected.get(name, 0)) for name in planned | self._expected}
-        seconds = sum(n * means.get(name, max(means.values())) for name, n in waiting.items())
-        return seconds / max(len(self._running), 1)
+        self.changed()
 
     def end(self, complete: bool) -> None:
         """Replace the bar by a sentence."""
-        reused = f", {self.reused:,} of them from an earlier run" if self.reused else ""
+        reused = f", {self.n_reused:,} of them from an earlier run" if self.n_reused else ""
         rest = "" if complete else f" of {self.total:,}; run again to go on"
-        took = _duration(self._clock() - self._began)
-        self._display.show(f"{self.done_cells:,} cells{reused}{rest}, {took}", last=True)
+        took = duration(self._clock() - self._began)
+        self._display.show(f"{self.n_done:,} cells{reused}{rest}, {took}", last=True)
 
-    def _show(self) -> None:
-        left = self.seconds_left()
-        text = f"{self.done_cells:,} of {self.total:,} cells" + (f", about {_duration(left)} left" if left else "")
-        running = [f"{name}{f': {message}' if message else ''}" for name, (_, message) in self._running.items()]
+    def changed(self) -> None:
+        """Show it."""
+        left = self.time_left
+        text = f"{self.n_done:,} of {self.total:,} cells" + (f", {left}" if left is not None else "")
+        names = [(cell_title(one.cell, self._titles), one.message) for one in self.running.values()]
+        running = [f"{name}: {message}" if message else name for name, message in names]
         details = [*([self._answer] if self._answer else []), *running[:8]]
-        self._display.show(text, self.done_cells / max(self.total, 1), details)
+        self._display.show(text, self.n_done / max(self.total, 1), details)
 
 
 @contextmanager
-def study_progress(quiet: bool) -> Iterator[StudyProgress]:
+def study_progress(quiet: bool, titles: Titles = NO_TITLES) -> Iterator[DisplayedProgress]:
     """A callback whose display ends with a sentence, also after an error or an interrupt."""
-    callback = StudyProgress(Display(quiet))
+    callback = DisplayedProgress(Display(quiet), titles)
     with ExitStack() as stack:
         stack.callback(callback.end, False)
         yield callback
@@ -209,7 +151,7 @@ def step_progress(what: str, quiet: bool) -> Iterator[Callable[[str, int, int | 
         display.show(f"{what}: {description}, {done:,}" + (f" of {total:,}" if total else ""), share)
 
     yield progress
-    display.show(f"{what}: {_duration(time.monotonic() - began)}", last=True)
+    display.show(f"{what}: {duration(time.monotonic() - began)}", last=True)
 
 
 def in_notebook() -> bool:
@@ -238,11 +180,3 @@ def _columns() -> int:
     import shutil
 
     return shutil.get_terminal_size().columns
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
-
-
-def _name(cell: Cell) -> str:
-    return f"{cell.model.name}, {cell.arm.name}, split {cell.split_context.seed}"

@@ -10,6 +10,7 @@ from typing import Any, get_args
 import narwhals as nw
 import polars as pl
 
+from relrank.arguments import check_fields
 from relrank.errors import InputError, did_you_mean, one_of
 from relrank.frames.native import Library
 from relrank.tables.files import check_column
@@ -36,6 +37,9 @@ class Nodes:
     key: str | None = None
     title: str | None = None
     computed: TimeValue | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, "rr.Nodes")
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +73,9 @@ class Links:
     unknown: str | None = None
     missing: str | None = None
 
+    def __post_init__(self) -> None:
+        check_fields(self, "rr.Links")
+
 
 @dataclass(frozen=True, eq=False)
 class Texts:
@@ -97,6 +104,9 @@ class Texts:
     computed: TimeValue | None = None
     unknown: str | None = None
     missing: str | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, "rr.Texts")
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +173,7 @@ class Sources:
         for role in ("user", "item", "time", "rating"):
             name = getattr(columns, role)
             if name is not None and not (role == "time" and name == "row"):
-                _check_role(frame, role, name, where)
+                check_column(frame.columns, name, f"{where}, {role}={name!r}, in the interactions")
         _check_different(columns, where)
         described = _as_nodes(nodes, where)
         tables = {t: sources._add(t, n.frame, f"{where}, nodes {t!r}") for t, n in described.items()}
@@ -185,7 +195,9 @@ class Sources:
             kind: sources._node_section(kind, given, tables[kind], ends, where) for kind, given in described.items()
         }
         types = {n["key"]: t for t, n in section["nodes"].items()} | {columns.user: user, columns.item: item}
-        section["links"] = {name: sources._link_section(name, each, types, where) for name, each in _items(links)}
+        section["links"] = {
+            name: sources._link_section(name, each, types, where) for name, each in (links or {}).items()
+        }
         if texts is not None:
             section["texts"] = sources._text_section(texts, types, columns.item, where)
         section["na_values"] = None if na_values is None else list(na_values)
@@ -272,14 +284,6 @@ def library_of(frame: Any) -> Library:
     return name if name in get_args(Library) else "polars"  # type: ignore[return-value]
 
 
-def _check_role(frame: pl.DataFrame, role: str, name: object, where: str) -> None:
-    if not isinstance(name, str):
-        raise InputError(
-            "not a column's name", where=f"{where}, {role}", expected="a text, such as 'user_id'", found=repr(name)
-        )
-    check_column(frame.columns, name, f"{where}, {role}={name!r}, in the interactions")
-
-
 def _check_different(columns: Columns, where: str) -> None:
     roles: dict[str, str] = {}
     for role in ("user", "item", "time", "rating"):
@@ -298,21 +302,11 @@ def _check_different(columns: Columns, where: str) -> None:
 def _as_nodes(nodes: Mapping[str, Any] | None, where: str) -> dict[str, Nodes]:
     """Node tables by type, all as ``Nodes``."""
     described = {}
-    for kind, value in _items(nodes, f"{where}, nodes", 'frames by node type, such as {"product": products}'):
+    for kind, value in (nodes or {}).items():
         at = f"{where}, nodes {kind!r}"
         is_bare = not isinstance(value, tuple | Nodes)
         described[kind] = Nodes(value) if is_bare else _from_tuple(value, Nodes, 2, at, "(frame, key) or rr.Nodes(…)")
     return described
-
-
-def _items(
-    value: Mapping[str, Any] | None, where: str = "", expected: str = "frames by name"
-) -> Collection[tuple[str, Any]]:
-    if value is None:
-        return ()
-    if not isinstance(value, Mapping):
-        raise InputError("not named", where=where, expected=expected, found=type(value).__name__)
-    return value.items()
 
 
 def _from_tuple(value: Any, kind: type[Any], most: int, where: str, expected: str) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import polars as pl
 
+from relrank.arguments import checked
 from relrank.errors import InputError
 from relrank.frames import figures, views
-from relrank.frames.folder import STUDY_FILE, refuse_foreign, study_text, write_study
+from relrank.frames.folder import STUDY_FILE, files_hash, refuse_foreign, study_text, write_study
 from relrank.frames.main_module import check_main_module
 from relrank.frames.native import to_library
 from relrank.frames.progress import Display, in_notebook, step_progress, study_progress
@@ -71,7 +73,7 @@ class Study:
         weights: of interactions, as ``[interactions]`` in a study file.
         protocol: as in a study file, or the name of a split. By default that of the proposal; without one the last
             interaction of each user is held out, or a random one where there are no times.
-        models: names, or settings as in a study file.
+        models: names, or settings as in a study file; of one model without a list.
         study: settings as in ``[study]`` of a study file, such as ``{"metric": "ndcg@10"}``.
         valid: frame of validation rows with the columns of ``interactions``, for ``protocol="given"``.
         test: likewise, of test rows.
@@ -89,6 +91,7 @@ class Study:
         InputError: a frame, column or setting is wrong.
     """
 
+    @checked("rr.Study")
     def __init__(
         self,
         interactions: Any,
@@ -104,7 +107,7 @@ class Study:
         features: Mapping[str, Any] | None = None,
         weights: Mapping[str, Any] | None = None,
         protocol: str | Mapping[str, Any] | None = None,
-        models: Iterable[str | Mapping[str, Any]] | None = None,
+        models: str | Mapping[str, Any] | Iterable[str | Mapping[str, Any]] | None = None,
         study: Mapping[str, Any] | None = None,
         valid: Any = None,
         test: Any = None,
@@ -114,8 +117,8 @@ class Study:
         time_unit: str | None = None,
         na_values: Sequence[str] | None = None,
         name: str | None = None,
-        title: str = "",
-        description: str = "",
+        title: str | None = "",
+        description: str | None = "",
         out: Path | str | None = None,
     ) -> None:
         columns = Columns(user, item, time, rating, duplicates, unknown, missing, time_unit)
@@ -123,9 +126,10 @@ class Study:
         parts = {part: rows for part, rows in (("valid", valid), ("test", test)) if rows is not None}
         self._sources = Sources.of(interactions, columns, nodes, links, texts, parts, na_values)
         given = self._sources.data
-        folder = None if out is None else named(Path(out))
+        models = [models] if isinstance(models, str | Mapping) else models
+        folder = None if out is None else _new_or_folder(Path(out))
         raw: dict[str, Any] = {
-            "name": name or (f"{given['user']}-{given['item']}" if folder is None else folder.name),
+            "name": name or _study_name(f"{given['user']}-{given['item']}" if folder is None else folder.name),
             "title": title,
             "description": description,
             "data": given,
@@ -144,6 +148,7 @@ class Study:
         config = self._config()
         self.folder = Path("runs") / config.name if folder is None else folder
         self._prepared: tuple[StudyConfig, bool, StudyData] | None = None
+        self._written = ""
         self._done: tuple[StudyConfig, StudyResult, FittedRun, Path] | None = None
 
     # what is studied
@@ -205,6 +210,7 @@ class Study:
         rows = [{name: getattr(f, name) for name in views.FINDINGS} for f in self._findings]
         return self._native(pl.DataFrame(rows, schema=views.FINDINGS))
 
+    @checked("rr.Study.audit")
     def audit(self, quiet: bool = False) -> Any:
         """Check data and split for leaks before anything is fitted.
 
@@ -237,6 +243,7 @@ class Study:
 
     # running it
 
+    @checked("rr.Study.run")
     def run(self, jobs: int = 1, fast: bool = False, smoke: bool = False, quiet: bool = False) -> StudyResult:
         """Fit every model on every arm, judge the relations, write the report and save the best model.
 
@@ -266,13 +273,14 @@ class Study:
             config, folder = shrink(config), folder.with_name(f"{folder.name}-smoke")
         if fast:
             budget.refuse_smaller(config, folder)
-        data = self._prepare(quiet, smoke)
-        if left_out is not None:
-            contexts = tuple(c for c in data.split_contexts if c.seed in config.study.seeds)
-            data = replace(data, split_contexts=contexts, findings=(*data.findings, left_out))
-        refuse_leaks(leaks_of(data.findings), config.study.accept_leaks)
-        with study_folder(folder, config, smoke):
-            with engine as running, study_progress(quiet) as callback:
+        with self._own_folder(), ExitStack() as stack:
+            data = self._prepare(quiet, smoke)
+            if left_out is not None:
+                contexts = tuple(c for c in data.split_contexts if c.seed in config.study.seeds)
+                data = replace(data, split_contexts=contexts, findings=(*data.findings, left_out))
+            refuse_leaks(leaks_of(data.findings), config.study.accept_leaks)
+            stack.enter_context(study_folder(folder, config, smoke))
+            with engine as running, study_progress(quiet, config.titles) as callback:
                 result = run_study(config, data, folder, callback, running)
             write_report(result, folder / "report.html")
             if smoke:
@@ -328,6 +336,7 @@ class Study:
         """A frame with a row per paired difference; see ``StudyResult``."""
         return self._native(self.result.effects)
 
+    @checked("rr.Study.plot_effects")
     def plot_effects(self, model: str | None = None) -> Figure:
         """What each relation adds, with intervals and the margin, as a Plotly figure; needs the extra "plot".
 
@@ -340,6 +349,7 @@ class Study:
         """The metric against the number of relations that are built, as a Plotly figure; needs the extra "plot"."""
         return figures.plan(self.result)
 
+    @checked("rr.Study.plot_leaderboard")
     def plot_leaderboard(self, most: int = 20) -> Figure:
         """Models and arms by the study's metric, with intervals, as a Plotly figure; needs the extra "plot".
 
@@ -348,6 +358,7 @@ class Study:
         """
         return figures.leaderboard(self.result, most)
 
+    @checked("rr.Study.report")
     def report(self, path: Path | str | None = None, height: int = 800) -> Path:
         """Write the report, one HTML page that opens offline; a notebook also shows it.
 
@@ -359,6 +370,13 @@ class Study:
             The path.
         """
         _, result, _, folder = self._finished()
+        if path is None and not self._owns_folder():
+            raise InputError(
+                "folder has the files of another study",
+                where=f"rr.Study.report, {folder}",
+                expected="path=…, or run() again; better, a folder for each study: out=…",
+                found="another study that has run there since",
+            )
         page = write_report(result, folder / "report.html" if path is None else path)
         if in_notebook():
             from IPython.display import HTML, display
@@ -389,6 +407,7 @@ class Study:
         self._settle()
         return study_text(self._plain(), self._comments)
 
+    @checked("rr.Study.save")
     def save(self, folder: Path | str) -> Path:
         """Write the frames and the study file into a folder, from which ``relrank study FILE`` runs it.
 
@@ -437,18 +456,29 @@ class Study:
     def _prepare(self, quiet: bool, smoke: bool = False) -> StudyData:
         """Write the frames, and read them as the command line would; once per configuration."""
         config = self.config
-        if self._prepared is not None and self._prepared[:2] == (config, smoke):
+        if self._prepared is not None and self._prepared[:2] == (config, smoke) and self._owns_folder():
             return self._prepared[2]
-        refuse_foreign(self.folder)
-        with study_folder(self.folder, config):
+        with self._own_folder():
             changed = write_study(self.folder, self._plain(), self._sources.tables, self._comments)
             for name in changed:
                 Display(quiet).note(f"{name.removesuffix('.parquet')} changed since the last run")
             with step_progress("reading the frames", quiet) as progress:
                 read = read_study(self.folder / STUDY_FILE)
                 data = prepare(shrink(read) if smoke else read, self.folder, smoke, progress)
+            self._written = files_hash(self.folder)
         self._prepared = config, smoke, data
         return data
+
+    @contextmanager
+    def _own_folder(self) -> Iterator[None]:
+        """Lock the folder, in which no other study may replace the frames meanwhile."""
+        refuse_foreign(self.folder)
+        with study_folder(self.folder, self.config):
+            yield
+
+    def _owns_folder(self) -> bool:
+        """Whether the folder has this study's files, and not those that another one has written there since."""
+        return self._written == files_hash(self.folder)
 
     def _engine(self, jobs: int) -> AbstractContextManager[Engine]:
         if jobs == 1:
@@ -466,6 +496,23 @@ class Study:
 
     def _native(self, frame: pl.DataFrame) -> Any:
         return to_library(frame, self._sources.library)
+
+
+def _new_or_folder(path: Path) -> Path:
+    """The path, if it can be a folder.
+
+    Raises:
+        InputError: it is a file, or no name.
+    """
+    if named(path).exists() and not path.is_dir():
+        where, expected = f"{WHERE}, out", "a folder, or a new name"
+        raise InputError("a file has this name", where=where, expected=expected, found=str(path))
+    return path
+
+
+def _study_name(text: str) -> str:
+    """A text as the name of a study, which has no spaces."""
+    return re.sub(r"[^\w.-]+", "-", text).strip(".") or "study"
 
 
 def _protocol(protocol: str | Mapping[str, Any] | None, time: str | None, given: bool) -> Mapping[str, Any]:

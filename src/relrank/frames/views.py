@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from relrank.io import html
-from relrank.runs.fitted_run import FittedRun
+from relrank.runs.fitted_run import FittedRun, is_key
 from relrank.study.config import StudyConfig
 from relrank.study.result import StudyResult, titles_of
 
@@ -76,7 +76,7 @@ def plan(result: StudyResult) -> pl.DataFrame:
 
 def recommended(run: FittedRun, user: Any, k: int) -> pl.DataFrame:
     """A list for a user's key, or for a history: any list of keys of items."""
-    if isinstance(user, str | int | float) or getattr(user, "ndim", 1) == 0:
+    if is_key(user):
         return run.recommend(user, k)
     return run.recommend_for(user.tolist() if hasattr(user, "tolist") else user, k)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from relrank.arguments import Seed, checked
 from relrank.errors import InputError, did_you_mean, one_of
 from relrank.graph.feature import Feature
 from relrank.graph.relation import Relation, Titles
@@ -100,10 +101,24 @@ class Graph:
         return np.lexsort((self.places, self.interactions.src)).astype(np.int32)
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of keys, edges, features and orders."""
+        features = self.features.values()
+        parts = (
+            *((r.src, r.dst, r.weight) for r in (self.interactions, *self.relations.values())),
+            *((f.known, f.dense) for f in features),
+            *((f.sparse.indptr, f.sparse.indices, f.sparse.data) for f in features if f.sparse is not None),
+            (self.places, self.events),
+        )
+        arrays = sum(array.nbytes for part in parts for array in part if array is not None)
+        return arrays + sum(int(ids.keys.estimated_size()) for ids in self.nodes.values())
+
+    @property
     def n_events(self) -> int:
         """Number of events: interactions, counting repetitions."""
         return len(self.interactions) if self.events is None else self.events.size
 
+    @checked("Graph.history")
     def history(self, user: int) -> Int64:
         """Numbers of one user's interactions, int64: in order of time, or ascending where there is none."""
         users = self.interactions.src  # ascends
@@ -123,6 +138,7 @@ class Graph:
         """Number of items in the catalogue."""
         return len(self.nodes[self.item])
 
+    @checked("Graph.relation")
     def relation(self, name: str) -> Relation:
         """The relation of that name.
 
@@ -138,12 +154,14 @@ class Graph:
             )
         return self.relations[name]
 
+    @checked("Graph.without")
     def without(self, *names: str) -> Graph:
         """The same graph without these relations."""
         for name in names:
             self.relation(name)
         return self.only(*(name for name in self.relations if name not in names))
 
+    @checked("Graph.only")
     def only(self, *names: str) -> Graph:
         """The same graph with these relations only; ``only()`` keeps the interactions alone."""
         selected = {n: self.relation(n) for n in names}
@@ -169,14 +187,17 @@ class Graph:
             object.__setattr__(graph, "excluded_relations", excluded_relations)
         return graph
 
-    def rewired(self, name: str, seed: int) -> Graph:
+    @checked("Graph.rewired")
+    def rewired(self, name: str, seed: Seed) -> Graph:
         """The same graph with one relation's edges shuffled; every node keeps its degree."""
         return self.with_relations({**self.relations, name: rewire(self.relation(name), seed)})
 
+    @checked("Graph.features_of")
     def features_of(self, node_type: str) -> tuple[Feature, ...]:
         """The features of a node type."""
         return tuple(f for f in self.features.values() if f.node == node_type)
 
+    @checked("Graph.relations_of")
     def relations_of(self, node_type: str) -> tuple[Relation, ...]:
         """The relations that link a node type, interactions included."""
         return tuple(r for r in (self.interactions, *self.relations.values()) if node_type in (r.source, r.target))

@@ -94,13 +94,6 @@ def of_base(value: float, base: float) -> str:
     return f"{signed_percent(percent, 0 if abs(percent) >= 9.95 or abs(percent - round(percent)) < 1e-6 else 1)} %"
 
 
-def duration(seconds: float) -> str:
-    """A time to wait: ``about 40 s``, ``about 3 min``, ``about 2 h``."""
-    if seconds < 90:
-        return f"about {max(1, round(seconds))} s"
-    return f"about {round(seconds / 60)} min" if seconds < 90 * 60 else f"about {round(seconds / 3600)} h"
-
-
 def p_value(value: float | None) -> str:
     """A p-value with three decimals, ``<.001`` instead of zero."""
     return "<.001" if value is not None and value < 0.0005 else number(value, 3)

@@ -9,11 +9,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from relrank.arguments import checked
 from relrank.io.atomic import atomic_write, write_text
 from relrank.report import formatting
 from relrank.report.study_comparison import compare_studies
 from relrank.report.table_data import table_data
 from relrank.report.view import build_view, check_fields
+from relrank.study.number_format import duration
 from relrank.study.result import StudyResult, arm_titles_of, titles_of
 from relrank.study.verdicts import agrees
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from jinja2 import BytecodeCache, Environment
 
 
+@checked("rr.write_report")
 def write_report(result: StudyResult, path: Path | str, refresh: int | None = None) -> Path:
     """Write a study as one self-contained HTML page.
 
@@ -126,7 +129,7 @@ def _environment(result: StudyResult) -> Environment:
     for write in (
         formatting.count,
         formatting.amount,
-        formatting.duration,
+        duration,
         formatting.extra,
         formatting.of_base,
         formatting.percent,

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import polars as pl
 import torch
 from pydantic import ConfigDict, Field
 
+from relrank.arguments import checked
 from relrank.errors import InputError, UnavailableError
 from relrank.evaluation.evaluate import accepts_longer_history
 from relrank.evaluation.ranking import TopK
@@ -258,6 +259,11 @@ def as_list(values: Iterable[Any], where: str) -> list[Any]:
     return list(values)
 
 
+def is_key(value: object) -> bool:
+    """Whether a value is one key and no list of them; NumPy's and torch's scalars are keys, too."""
+    return isinstance(value, str | Real) or getattr(value, "ndim", 1) == 0
+
+
 def check_k(k: int) -> None:
     """Check the length of a list.
 
@@ -274,7 +280,7 @@ def as_keys(values: Sequence[Any], like: pl.Series) -> pl.Series:
     Raises:
         InputError: a key cannot be converted.
     """
-    plain = [v.item() if isinstance(v, np.generic | torch.Tensor) else v for v in values]
+    plain = [v.item() if getattr(v, "ndim", None) == 0 else v for v in values]  # scalars of NumPy and torch
     for key in plain:
         if isinstance(key, bool) or not isinstance(key, str | int | float):
             raise InputError(
@@ -372,6 +378,7 @@ def holds_run(folder: Path, cell: str) -> bool:
     return note.get("format") == FORMAT and note.get("cell") == cell
 
 
+@checked("rr.load_run")
 def load_run(folder: Path | str) -> FittedRun:
     """Read a fitted model, or the winner in a study's folder.
 

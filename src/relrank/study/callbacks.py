@@ -38,29 +38,57 @@ class StudyCallback(Protocol):
         """Further cells have finished; ``assemble`` makes the result of all cells so far (``study.provisional``)."""
 
 
-class NullCallback:
-    """Ignores all events; a base for callbacks that need only some."""
+class CallbackGroup:
+    """Passes every event to several callbacks, one after another."""
+
+    _callbacks: tuple[StudyCallback, ...] = ()
+
+    def __init__(self, *callbacks: StudyCallback) -> None:
+        self._callbacks = callbacks
 
     def begin(self, expected: Mapping[str, int]) -> None:
-        """Ignored."""
+        """Pass it on."""
+        for one in self._callbacks:
+            one.begin(expected)
 
     def plan(self, cells: list[Cell], finished: int) -> None:
-        """Ignored."""
+        """Pass it on."""
+        for one in self._callbacks:
+            one.plan(cells, finished)
 
     def start(self, cell: Cell) -> None:
-        """Ignored."""
+        """Pass it on."""
+        for one in self._callbacks:
+            one.start(cell)
 
     def on_status(self, cell: Cell, message: str) -> None:
-        """Ignored."""
+        """Pass it on."""
+        for one in self._callbacks:
+            one.on_status(cell, message)
 
     def worker_lost(self, cell: Cell, why: str) -> None:
-        """Ignored."""
+        """Pass it on."""
+        for one in self._callbacks:
+            one.worker_lost(cell, why)
 
     def done(self, cell: Cell, result: CellResult, fresh: bool) -> None:
-        """Ignored."""
+        """Pass it on."""
+        for one in self._callbacks:
+            one.done(cell, result, fresh)
 
     def skipped(self, cells: list[Cell], why: str) -> None:
-        """Ignored."""
+        """Pass it on."""
+        for one in self._callbacks:
+            one.skipped(cells, why)
 
     def provisional(self, assemble: Callable[[], StudyResult]) -> None:
-        """Ignored."""
+        """Pass it on."""
+        for one in self._callbacks:
+            one.provisional(assemble)
+
+
+class NullCallback(CallbackGroup):
+    """Ignores all events; a base for callbacks that need only some."""
+
+    def __init__(self) -> None:
+        """Takes no callbacks."""

@@ -13,7 +13,7 @@ from relrank.models import MODELS
 from relrank.parallel.machine import machine
 from relrank.study import arms as arm_of
 from relrank.study.cell import Cell, SplitContext
-from relrank.study.config import StudyConfig, trains_on_relations
+from relrank.study.config import StudyConfig, config_hash, trains_on_relations
 from relrank.study.engines.engine import Engine
 from relrank.study.grid import ineffective_weights, relations_read_by
 from relrank.study.leaks import is_accepted
@@ -36,6 +36,7 @@ def card(
     return {
         "format": FORMAT,
         "name": config.name,
+        "config": config_hash(config),
         "title": config.title or config.name,
         "description": config.description,
         "protocol": config.protocol.name,

@@ -15,6 +15,7 @@ from relrank.errors import InputError, did_you_mean, one_of
 from relrank.evaluation.metrics import METRICS_VERSION
 from relrank.graph.construction.relation_config import InteractionWeights
 from relrank.graph.graph import Graph
+from relrank.graph.relation import NO_TITLES, Titles
 from relrank.graph.relation_chains import hops
 from relrank.kernels.csr import Csr
 from relrank.models import MODELS, ClosedForm, Trained
@@ -200,7 +201,9 @@ class Cell:
                     expected="no training settings for a closed form; seeds in [study]",
                     found=name,
                 )
-        return config, override_config(TrainConfig(), settings.train, f"{where}, train")
+        defaults = kind.training_defaults(self.split_context.graph) if issubclass(kind, Trained) else {}
+        train = override_config(TrainConfig(**defaults), settings.train, f"{where}, train")
+        return config, train
 
     def identity(self) -> dict[str, Any]:
         """Everything that the result depends on, as plain JSON."""
@@ -261,6 +264,20 @@ class Cell:
     @cached_property
     def _key(self) -> str:
         return key_of_identity(self.identity())
+
+
+CellId = tuple[str, str, int]
+"""Model, arm and seed, which no two cells of a study share."""
+
+
+def cell_id(cell: Cell) -> CellId:
+    """A cell's place in the study's grid; unlike its key, free to compute."""
+    return cell.model.name, cell.arm.name, cell.split_context.seed
+
+
+def cell_title(cell: Cell, titles: Titles = NO_TITLES) -> str:
+    """A cell's name for people, with titles of relations in place of their names."""
+    return f"{cell.model.name} · {cell.arm.titled(titles)} · seed {cell.split_context.seed}"
 
 
 def check_arm_sections(cell: Cell, where: str) -> None:

@@ -68,6 +68,11 @@ class CellResult:
     key: str = ""
     chosen_trial: int | None = None
 
+    @property
+    def seconds(self) -> float:
+        """Time of tuning, fitting and evaluating."""
+        return self.cost["tune"] + self.cost["fit"] + self.cost["evaluate"]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FixedSettingEffects:
@@ -122,6 +127,17 @@ def load_tuning_result(folder: Path) -> tuple[Mapping[str, Any], float]:
     """Chosen hyper-parameters and validation metric of a finished cell."""
     _, metadata = _open_cell(folder)
     return metadata["chosen"], metadata["valid"]
+
+
+def load_fit_seconds(folder: Path) -> float:
+    """Seconds that the final fit of a finished cell took.
+
+    Raises:
+        InputError: the files were changed, or belong to another cell.
+    """
+    with consistent(folder, REPAIR_HINT):
+        _, metadata = _open_cell(folder)
+    return float(metadata["cost"]["fit"])
 
 
 def load_cell_weights(folder: Path) -> dict[str, Tensor] | None:

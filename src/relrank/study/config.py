@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from relrank.arguments import checked
 from relrank.errors import InputError, did_you_mean, one_of
 from relrank.evaluation.metrics import AT_K
 from relrank.graph.construction.build_graph import FeatureConfig, InteractionWeights, RelationConfig
@@ -149,7 +152,7 @@ class StudyConfig(ConfigSection):
         models: models that are compared; by default random, popularity, item-kNN, EASE and sparse EASE.
     """
 
-    name: str = Field(pattern=r"^[\w-][\w.-]*$")
+    name: str
     title: str = ""
     description: str = ""
     data: DataConfig
@@ -163,6 +166,8 @@ class StudyConfig(ConfigSection):
     @field_validator("name")
     @classmethod
     def _name_of_a_folder(cls, name: str) -> str:
+        if not re.fullmatch(r"[\w-][\w.-]*", name):
+            raise ValueError('letters, digits, "-", "_" and ".", which is not the first')
         if name.endswith(".") or name.partition(".")[0].lower() in DEVICES:
             raise ValueError("a name that a folder can have on every system; it is reserved on Windows")
         return name
@@ -235,6 +240,7 @@ def is_trained(model: ModelSection) -> bool:
     return issubclass(MODELS.get(model.kind, ClosedForm), Trained)
 
 
+@checked("rr.read_study")
 def read_study(path: Path | str) -> StudyConfig:
     """Read and check a study file.
 
@@ -247,6 +253,16 @@ def read_study(path: Path | str) -> StudyConfig:
     config = load_toml(path, StudyConfig)
     check_accepted(config, str(path))
     return config
+
+
+def config_hash(config: StudyConfig) -> str:
+    """Hash of all settings, by which a stored result is recognised as one of the study file as it is.
+
+    Settings at their defaults do not enter it, so that a new key of a later version changes no hash.
+    """
+    given = config.model_dump(exclude_defaults=True)
+    settings = json.dumps(given, default=str)  # str: settings from Python may be of any type
+    return hashlib.sha256(settings.encode()).hexdigest()[:20]
 
 
 def check_accepted(config: StudyConfig, where: str) -> None:

@@ -17,6 +17,7 @@ from relrank.models import MODELS, ClosedForm, Recommender
 from relrank.models.core.base import override_config
 from relrank.parallel.process_group import SINGLE_PROCESS, ProcessGroup
 from relrank.study.cell import Cell, StatusCallback
+from relrank.study.number_format import duration
 from relrank.training import TrainConfig, fit
 
 
@@ -55,12 +56,13 @@ def fit_cell(
     ) -> None:
         latest = "" if metric is None else f", {cell.study.metric} {metric:.4f}"
         best_so_far = f", best {best:.4f}" if np.isfinite(best) else ""
-        on_status(f"epoch {epoch} of {epochs}, loss {loss:.4f}{latest}{best_so_far}, {_left(seconds_left)}")
+        on_status(f"epoch {epoch} of {epochs}, loss {loss:.4f}{latest}{best_so_far}, {duration(seconds_left)} left")
         if on_validation is not None and metric is not None:
             on_validation(epoch, metric)
 
     def step_callback(epoch: int, epochs: int, step: int, steps: int, loss: float, seconds_left: float) -> None:
-        on_status(f"epoch {epoch} of {epochs}, step {step:,} of {steps:,}, loss {loss:.4f}, {_left(seconds_left)}")
+        left = f"{duration(seconds_left)} left"
+        on_status(f"epoch {epoch} of {epochs}, step {step:,} of {steps:,}, loss {loss:.4f}, {left}")
 
     def validate() -> float:
         return mean_metric(model, split_context.split, cell.study.metric)
@@ -69,13 +71,6 @@ def fit_cell(
         model, train or cell.initial_config()[1], validate, split_context.seed, folder, callback, group, step_callback
     )
     return model, fitted.history
-
-
-def _left(seconds: float) -> str:
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.1f} {unit} left" if unit == "h" else f"{seconds / size:.0f} {unit} left"
-    return f"{seconds:.0f} s left"
 
 
 def refit_graph(cell: Cell, graph: Graph) -> Graph:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from relrank.errors import InputError
+from relrank.graph.graph import Graph
 from relrank.models import MODELS, ClosedForm, Trained
 from relrank.models.core.base import override_config
 from relrank.models.core.estimates import Estimate
 from relrank.parallel.memory import GB, VARIABLE, available_memory, gb
-from relrank.study.cell import Cell
+from relrank.study.cell import Cell, SplitContext
 from relrank.study.config import StudySection
 from relrank.study.tune_cell import free_parameters
 from relrank.tables.notices import Notice
@@ -59,22 +61,38 @@ def memory_per_cell(study: StudySection, of_engine: int | None = None, jobs: int
 
 
 def estimate_of(cell: Cell) -> Estimate:
-    """Memory and operations of a cell's largest fit on the grids that it searches; over all epochs of training."""
+    """Memory and operations of a cell's largest fit on the grids that it searches; over all epochs of training.
+
+    The final fit may be the largest, on a graph of its own with more edges.
+    """
     cell = replace(cell, arm=replace(cell.arm, rewired=None))  # shuffling does not change shapes
-    kind, graph, (config, train) = MODELS[cell.model.kind], cell.graph, cell.initial_config()
+    graph, final_graph, (config, _) = cell.graph, cell.split_context.final_graph, cell.initial_config()
     if cell.trials > 1:
         largest = {p.name: max(p.grid_values) for p in free_parameters(cell, graph)}
         config = override_config(config, largest, cell.model.name)
+    estimates = [_of_fit(cell, graph, config, cell.full_graph)]
+    if final_graph is not None:
+        estimates.append(_of_fit(cell, cell.arm_graph(final_graph), config))
+    return max(estimates, key=lambda estimate: estimate.bytes)
+
+
+def _of_fit(cell: Cell, graph: Graph, config: Any, full_graph: Graph | None = None) -> Estimate:
+    kind, train = MODELS[cell.model.kind], cell.initial_config()[1]
     if issubclass(kind, Trained):
         epoch = kind.estimate(graph, config, train.batch)
         return replace(epoch, dense=epoch.dense * train.epochs, sparse=epoch.sparse * train.epochs)
     assert issubclass(kind, ClosedForm)
-    full_graph = cell.full_graph
     return kind.estimate(graph, config) if full_graph is None else kind.estimate_from(graph, full_graph, config)
 
 
+def graph_bytes(split_context: SplitContext) -> int:
+    """Bytes of a split's graphs, two if side data have times; processes that run its cells have copies of them."""
+    graphs = split_context.graph, split_context.final_graph
+    return sum(graph.nbytes for graph in graphs if graph is not None)
+
+
 def required_memory(cell: Cell) -> int:
-    """Estimated bytes of main memory that a cell needs; 0 for a model that trains on a GPU."""
+    """Estimated bytes of main memory that a cell needs besides its graphs; 0 for a model that trains on a GPU."""
     if issubclass(MODELS[cell.model.kind], Trained) and resolve_device(cell.initial_config()[1].device).type != "cpu":
         return 0
     return estimate_of(cell).bytes

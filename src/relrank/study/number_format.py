@@ -16,6 +16,13 @@ def signed(value: float, decimals: int = 4) -> str:
     return text[1:] if float(text) == 0 else text
 
 
+def duration(seconds: float) -> str:
+    """A time in seconds, minutes or hours: ``40 s``, ``3 min``, ``1.9 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
 def interval(low: float, high: float, decimals: int = 4) -> str:
     """An interval of a signed quantity."""
     return f"{signed(low, decimals)} to {signed(high, decimals)}"

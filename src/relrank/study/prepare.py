@@ -9,6 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
+from relrank.arguments import checked
 from relrank.errors import InputError, did_you_mean, one_of
 from relrank.graph.audit import find_popularity_leaks, find_split_row_leaks, find_transition_overlap
 from relrank.graph.audit_side_data import find_side_data_leaks
@@ -73,6 +74,7 @@ def few_users(tables: Tables, protocol: ProtocolConfig) -> tuple[Tables, Protoco
     return small, protocol.model_copy(update={"core": 0})
 
 
+@checked("rr.prepare")
 def prepare(config: StudyConfig, base: Path | str, is_smoke: bool = False, progress: Progress = silent) -> StudyData:
     """Read the tables, split them and build the graph for each seed, and audit the first.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -12,16 +12,16 @@ import polars as pl
 
 from relrank.evaluation.comparison import Effect
 from relrank.graph.relation import Titles
-from relrank.study.arms import Arm
-from relrank.study.callbacks import StudyCallback
+from relrank.study.callbacks import NullCallback, StudyCallback
 from relrank.study.cell import Cell
 from relrank.study.cell_store import CellResult
 from relrank.study.config import StudyConfig
 from relrank.study.model_effects import VERDICT_SCHEMA, ModelEffects
 from relrank.study.number_format import interval, signed
 from relrank.study.prepare import StudyData
+from relrank.study.progress import StudyProgress
 from relrank.study.result import StudyResult
-from relrank.study.schedule import Done, expected_cells
+from relrank.study.schedule import Done
 
 SHARE = 0.1
 """Provisional results may take at most this share of a study's time."""
@@ -33,23 +33,22 @@ Assemble = Callable[[StudyConfig, StudyData, Done, dict[str, Any]], StudyResult]
 
 
 @dataclass(slots=True)
-class ProvisionalResults:
-    """Offers provisional results to a callback whenever a cell with relations has finished.
+class ProvisionalResults(NullCallback):
+    """A study callback that collects results, and offers provisional ones to another callback.
 
     Attributes:
         config: the study.
         material: its data.
         assemble: makes a result.
         callback: receives the offers.
-        jobs: number of cells at once.
+        progress: of the study; it gets every event before this object does.
     """
 
     config: StudyConfig
     material: StudyData
     assemble: Assemble
     callback: StudyCallback
-    jobs: int = 1
-    _expected: Mapping[str, int] = field(init=False)
+    progress: StudyProgress
     _done: Done = field(default_factory=list, init=False)
     _first_batch: set[tuple[str, str]] = field(default_factory=set, init=False)
     _awaited: set[tuple[str, str]] = field(default_factory=set, init=False)
@@ -57,23 +56,23 @@ class ProvisionalResults:
     _began: float = field(default_factory=time.monotonic, init=False)
     _next: float = field(default=0.0, init=False)
 
-    def __post_init__(self) -> None:
-        self._expected = expected_cells(self.config, self.material)
-        self.callback.begin(self._expected)
-
-    def begin_batch(self, cells: Sequence[Cell]) -> None:
-        """The cells added from now on belong to the next batch."""
+    def plan(self, cells: list[Cell], finished: int) -> None:
+        """The next batch begins."""
         if not self._batches:
             first = self.config.study.seeds[0]
             self._awaited = {(c.model.name, c.arm.name) for c in cells if c.split_context.seed == first}
         self._batches += 1
 
-    def add(self, arm: Arm, result: CellResult) -> None:
+    def done(self, cell: Cell, result: CellResult, fresh: bool) -> None:
         """Add a finished cell."""
-        self._done.append((arm, result))
+        self._done.append((cell.arm, result))
         if self._batches == 1:
-            self._first_batch.add((result.model, arm.name))
-            self._awaited.discard((result.model, arm.name))
+            self._first_batch.add((result.model, cell.arm.name))
+            self._awaited.discard((result.model, cell.arm.name))
+
+    def skipped(self, cells: list[Cell], why: str) -> None:
+        """Await no cell that is left out."""
+        self._awaited -= {(cell.model.name, cell.arm.name) for cell in cells}
 
     def offer(self) -> None:
         """Offer a result to the callback, if one on relations can be made and the last one was long enough ago."""
@@ -93,16 +92,9 @@ class ProvisionalResults:
         return result
 
     def _progress(self) -> dict[str, Any]:
-        seconds: dict[str, list[float]] = {}
-        for _, result in self._done:
-            cost = result.cost
-            seconds.setdefault(result.model, []).append(cost["tune"] + cost["fit"] + cost["evaluate"])
-        means = {model: sum(group) / len(group) for model, group in seconds.items()}
-        left = {model: max(n - len(seconds.get(model, [])), 0) for model, n in self._expected.items()}
-        known = all(model in means for model, n in left.items() if n)
-        seconds_left = sum(n * means[model] for model, n in left.items() if n) / self.jobs if known else None
-        total = max(sum(self._expected.values()), len(self._done))
-        return {"cells_done": len(self._done), "cells_total": total, "seconds_left": seconds_left}
+        progress, left = self.progress, self.progress.time_left
+        seconds = None if left is None or left.at_least else left.seconds
+        return {"cells_done": progress.n_done, "cells_total": progress.total, "seconds_left": seconds}
 
 
 def comparable(done: Done, seeds: Sequence[int], first_batch: set[tuple[str, str]]) -> tuple[int, Done]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from relrank.arguments import checked
 from relrank.errors import InputError
 from relrank.graph.relation import Titles
 from relrank.io import html
@@ -32,8 +33,9 @@ class StudyResult:
     Every table with a column ``relation`` has a column ``title``, null without a title in the study file.
 
     Attributes:
-        card: what was studied, plain JSON. Keys: ``format``; ``name``; ``title``; ``description``; ``protocol``
-            (name); ``fingerprints`` (one per split seed); ``seeds``; ``metric`` (e.g. "ndcg@10"); ``trials``;
+        card: what was studied, plain JSON. Keys: ``format``; ``name``; ``config`` (hash of all settings);
+            ``title``; ``description``; ``protocol`` (name);
+            ``fingerprints`` (one per split seed); ``seeds``; ``metric`` (e.g. "ndcg@10"); ``trials``;
             ``attribute`` (the relation behind similarity and calibration, else null); ``interval_caveat`` (a sentence
             where the intervals do not include the variance between splits, else null); ``decimals`` (for values of
             the metric); ``n_users``, ``n_items``, ``n_train``, ``n_valid``, ``n_test`` (of the first seed); ``dates``
@@ -169,6 +171,7 @@ class StudyResult:
         low, high = (signed(row[f"{kind}_{end}"], self.decimals) for end in ("low", "high"))
         return f"{signed(row[kind], self.decimals)} ({low} … {high})"
 
+    @checked("StudyResult.save")
     def save(self, folder: Path | str) -> None:
         """Write ``card.json``, one Parquet file per table, and ``results.json`` for readers without Parquet.
 
@@ -192,6 +195,7 @@ class StudyResult:
         return ["card.json" if part.name == "card" else f"{part.name}.parquet" for part in fields(cls)]
 
     @classmethod
+    @checked("StudyResult.load")
     def load(cls, folder: Path | str) -> StudyResult:
         """Read what ``save`` wrote.
 

@@ -67,7 +67,7 @@ def leaderboard(results: ResultsByArm) -> pl.DataFrame:
                 "low": interval.low,
                 "high": interval.high,
                 **others,
-                "seconds": sum(c.cost["tune"] + c.cost["fit"] + c.cost["evaluate"] for c in cells) / len(cells),
+                "seconds": sum(c.seconds for c in cells) / len(cells),
                 "peak_mb": max(c.cost["peak_mb"] for c in cells),
             }
         )

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from relrank.arguments import checked
 from relrank.graph.relation_chains import hops
 from relrank.io.atomic import discard
 from relrank.models import MODELS
 from relrank.study import memory_limits, result_tables
 from relrank.study.arms import Arm
-from relrank.study.callbacks import NullCallback, StudyCallback
+from relrank.study.callbacks import CallbackGroup, NullCallback, StudyCallback
 from relrank.study.card import card
 from relrank.study.cell import Cell
 from relrank.study.cell_store import CellResult, cell_exists, load_cell
@@ -28,15 +30,17 @@ from relrank.study.model_effects import ModelEffects
 from relrank.study.model_strength import add_strength_caveats, model_strengths, strongest
 from relrank.study.plan import plan_card, plan_of
 from relrank.study.prepare import StudyData
+from relrank.study.progress import StudyProgress
 from relrank.study.provisional import ProvisionalResults, pending_verdicts, so_far
 from relrank.study.result import StudyResult, with_titles
 from relrank.study.results_by_arm import ResultsByArm
 from relrank.study.rivals import against_strongest, effects_vs_rival
-from relrank.study.schedule import Batch, Done, plan_subject, run_batches
+from relrank.study.schedule import Batch, Done, expected_cells, plan_subject, run_batches
 from relrank.study.subgroup_effects import group_effects, group_metrics, subgroup_differences
 from relrank.tables.synthetic import TRUTH
 
 
+@checked("rr.run_study")
 def run_study(
     config: StudyConfig,
     material: StudyData,
@@ -80,17 +84,21 @@ def _run_all(
 ) -> tuple[Done, list[SkippedCell]]:
     jobs = engine.jobs if isinstance(engine, ProcessEngine) else 1
     memory = memory_limits.memory_per_cell(config.study, engine.memory(), jobs)
+    if isinstance(engine, ProcessEngine):  # each process keeps the graphs of every split
+        memory = max(0, memory - sum(map(memory_limits.graph_bytes, material.split_contexts)))
     done: Done = []
     skipped: list[SkippedCell] = []
 
     def assemble(config: StudyConfig, material: StudyData, done: Done, progress: dict[str, Any]) -> StudyResult:
         return _assemble_result(config, material, done, skipped, engine, progress)
 
-    provisional = ProvisionalResults(config, material, assemble, callback, jobs)
+    progress = StudyProgress()
+    provisional = ProvisionalResults(config, material, assemble, callback, progress)
+    callbacks = CallbackGroup(progress, provisional, callback)
+    callbacks.begin(expected_cells(config, material))
 
     def run(batch: Batch) -> Done:
-        provisional.begin_batch(batch)
-        batch_done, batch_skipped = _run_batch(batch, folder, callback, engine, memory, provisional)
+        batch_done, batch_skipped = _run_batch(batch, folder, callbacks, engine, memory, provisional.offer)
         done.extend(batch_done)
         skipped.extend(batch_skipped)
         return batch_done
@@ -165,12 +173,13 @@ def _run_batch(
     callback: StudyCallback,
     engine: Engine,
     memory: int,
-    provisional: ProvisionalResults,
+    cell_done: Callable[[], None],
 ) -> tuple[list[tuple[Arm, CellResult]], list[SkippedCell]]:
     """Results in the order of the cells, and the cells that are skipped for lack of memory.
 
     The engine runs the unfinished cells that need at most ``memory`` bytes, cells with equal keys once. An arm that
-    lacks a seed has no results, since its means would be over other splits than those of other arms.
+    lacks a seed has no results, since its means would be over other splits than those of other arms. ``cell_done`` is
+    called after every cell that was run, and those with equal keys.
     """
     folder.mkdir(parents=True, exist_ok=True)
     keys = [cell.key() for cell in cells]
@@ -191,7 +200,6 @@ def _run_batch(
     for cell in planned:
         if cell.key() in results:
             callback.done(cell, results[cell.key()], False)
-            provisional.add(cell.arm, results[cell.key()])
         else:
             to_run.setdefault(cell.key(), cell)
     for key, result in engine.run(to_run, folder, callback) if to_run else ():
@@ -204,8 +212,7 @@ def _run_batch(
         results[key] = result
         for cell in equal:
             callback.done(cell, result, cell is to_run[key])
-            provisional.add(cell.arm, result)
-        provisional.offer()
+        cell_done()
     incomplete = {(one.cell.model.name, one.cell.arm.name) for one in skipped}
     complete = [cell for cell in planned if (cell.model.name, cell.arm.name) not in incomplete]
     return [(cell.arm, results[cell.key()]) for cell in complete], skipped

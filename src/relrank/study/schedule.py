@@ -10,7 +10,7 @@ from relrank.graph.relation_chains import hops
 from relrank.models import MODELS, Trained
 from relrank.study import arms as arm_of
 from relrank.study.arms import Arm
-from relrank.study.cell import Cell
+from relrank.study.cell import Cell, cell_id
 from relrank.study.cell_store import CellResult
 from relrank.study.config import ARM_KINDS, StudyConfig
 from relrank.study.grid import grid, relational_models, relations_read_by
@@ -142,7 +142,7 @@ class _Schedule:
             plan = plan_of(results, subject.model, subject.relations, subject.margin)
             wanted.append((subject.model, missing_placebo_arms(results, plan)))
         cells = [cell for model, arms in wanted for cell in self.cells(model, arms)]
-        unique = {(c.model.name, c.arm.name, c.split_context.seed): c for c in cells}
+        unique = {cell_id(c): c for c in cells}
         return [c for c in unique.values() if results.arm_name(c.model.name, c.arm) is None]
 
     def _results(self) -> ResultsByArm:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from relrank.arguments import checked
 from relrank.errors import InputError, UnavailableError
 from relrank.graph.graph import Graph
 from relrank.models import MODELS, Recommender
@@ -35,6 +36,7 @@ def load_cell_model(cell: Cell, folder: Path, config: Any) -> tuple[Recommender,
     return model, graph
 
 
+@checked("rr.save_winner")
 def save_winner(
     config: StudyConfig, material: StudyData, out: Path | str, on_status: StatusCallback = lambda _: None
 ) -> FittedRun:

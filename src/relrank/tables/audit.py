@@ -10,7 +10,9 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
+from relrank.arguments import checked
 from relrank.kernels.counting_sort import repeated, stable_argsort_pairs
 from relrank.kernels.csr import Csr, Int32, Int64
 from relrank.tables.cutoff import made_of_held_out
@@ -47,6 +49,7 @@ class Finding:
     remedy: str = ""
 
 
+@checked("rr.audit")
 def audit(
     tables: Tables,
     split: Split,
@@ -199,9 +202,12 @@ def _made_by(tables: Tables, split: Split, name: str) -> Iterator[Finding]:
 
 
 def _with_makers(tables: Tables, name: str) -> str | None:
-    """A table that links the same types as another one, with the makers of its rows, if there is one."""
-    ends = {key: (table.source, table.target) for key, table in tables.links.items()}
-    return next((key for key, table in tables.links.items() if table.by and ends[key] == ends.get(name)), None)
+    """The table with a row per maker of a table that adds up the rows of several, if there is one."""
+    summed = tables.links.get(name)
+    if summed is None or pl.List not in summed.frame.dtypes:
+        return None
+    ends = summed.source, summed.target
+    return next((key for key, t in tables.links.items() if t.by and (t.source, t.target) == ends), None)
 
 
 def _unknown(split: Split) -> Iterator[Finding]:

@@ -28,7 +28,17 @@ MANIFEST = "fetched.json"
 WHEEL = "recbole==1.2.1"
 WHEEL_FOLDER = "recbole/dataset_example/ml-100k/"
 
-Name = Literal["ml-100k", "goodbooks-10k", "ml-1m", "gowalla"]
+Name = Literal[
+    "ml-100k",
+    "goodbooks-10k",
+    "ml-1m",
+    "gowalla",
+    "amazon-beauty",
+    "hetrec-lastfm",
+    "facebook-books",
+    "yahoo-movies",
+    "mkr-movie",
+]
 
 
 class Progress(Protocol):
@@ -65,12 +75,19 @@ _FEWER_BOOKS = (
     "https://raw.githubusercontent.com/fant0md/minor-goodbooks-recommender/b69e9c800bd522df9531183873b47a36c050fdf2/"
 )
 _GOWALLA = "https://raw.githubusercontent.com/gusye1234/LightGCN-PyTorch/947ca2b3b1d2d3545b114145710cb06c4e57b3d2/"
+_BEAUTY = "https://raw.githubusercontent.com/RUCAIBox/CIKM2020-S3Rec/2a81540ae18615d88ef88227b0c066e5b74781e5/data/"
+_LINKED = "https://raw.githubusercontent.com/sisinflab/LinkedDatasets/bdfc9fa4c60312734efba2cbdf3695e6c38b0a49/"
+_MKR = "https://raw.githubusercontent.com/hwwang55/MKR/d6bb77c426960bc04f5d88c39f09d87a844776b4/data/movie/"
 
 ARCHIVES: dict[str, Remote] = {
     "ml-100k": Remote(_GROUPLENS + "ml-100k.zip", "md5:0e33842e24a9c977be4e0107933c0723"),
     "ml-1m": Remote(_GROUPLENS + "ml-1m.zip", "md5:c4d9eecfca2ab87c1945afe126590906"),
+    "hetrec-lastfm": Remote(
+        "https://files.grouplens.org/datasets/hetrec2011/hetrec2011-lastfm-2k.zip",
+        "sha256:6738f48195667ff03caaab4d32ca9a3133d8cc026b7c3cdaf6ce1010e913c59c",
+    ),
 }
-"""Zip archives with one folder of files each, with the publisher's MD5; the files inside are pinned below."""
+"""Zip archives of one folder of files each; those with the publisher's MD5 have their files pinned below."""
 
 FILES: dict[str, tuple[Remote, ...]] = {
     "goodbooks-10k": (
@@ -91,6 +108,62 @@ FILES: dict[str, tuple[Remote, ...]] = {
         Remote(
             _GOWALLA + "data/gowalla/test.txt",
             "sha256:099a2a73924e4b754dc6efd730d764f492321b53c38eb93298850c83acf57be3",
+        ),
+    ),
+    "amazon-beauty": (
+        Remote(
+            _BEAUTY + "Beauty.txt",
+            "sha256:226cce9c3105299ca0db9615d7d3fb32b3175e90da43100ae352599f0f0107b8",
+        ),
+        Remote(
+            _BEAUTY + "Beauty_item2attributes.json",
+            "sha256:129e40f67486f6877eff0f5318cfa8530ee8ac23d8b0d1de04e1bb7a2ba0b2d4",
+        ),
+    ),
+    "facebook-books": (
+        Remote(
+            _LINKED + "facebook_book/trainingset.tsv",
+            "sha256:bf47f6672406816bb2e16c32aa61645e14b9ac4d809533a742782cedd2babf56",
+        ),
+        Remote(
+            _LINKED + "facebook_book/testset.tsv",
+            "sha256:2261cec3ec8126a3f22b24764cc2d6200f330d24cbc00e42d6d847fbafe431d6",
+        ),
+        Remote(
+            _LINKED + "facebook_book/MAPS/map.tsv",
+            "sha256:1191165fef214f187beca54d52dfe0367bbfb5d7b599b1dce60f7864f39291be",
+        ),
+        Remote(
+            _LINKED + "facebook_book/mappingLinkedData.tsv",
+            "sha256:0f3369cce610c01b66ac32ea1e85605e0605e395ce978b8fcd5603c82ad254c3",
+        ),
+    ),
+    "yahoo-movies": (
+        Remote(
+            _LINKED + "yahoo_23MB/trainingset.tsv",
+            "sha256:f2d7d81ce8a2b285d7bb6750fcaac3a97dc45fba02319dbc02c6b179a56556e8",
+        ),
+        Remote(
+            _LINKED + "yahoo_23MB/testset.tsv",
+            "sha256:90e761d34459b12b8b0de4f037dcd5485d6116e518e0e33d7fbee50b32498191",
+        ),
+        Remote(
+            _LINKED + "yahoo_23MB/MAPS/map.tsv",
+            "sha256:017d01e1c7695a19fb91004c64f58fe2eacd414c31d0362eb5502ece22fce0f8",
+        ),
+        Remote(
+            _LINKED + "yahoo_23MB/mappingLinkedData.tsv",
+            "sha256:33ddcc56312d04ee3f4dc87f7aaa4635722fab0368461fafddccb7ebe75e6fd6",
+        ),
+    ),
+    "mkr-movie": (
+        Remote(
+            _MKR + "kg.txt",
+            "sha256:60d0a28e8646423654b47a36b4438dcd70a87ac90a7d1512ef0cf59f19c869a9",
+        ),
+        Remote(
+            _MKR + "item_index2entity_id.txt",
+            "sha256:ba88da11d2fffdcea4fc0d73f1fd16f5478d8fcfb362e16331dc30cceea81f60",
         ),
     ),
 }
@@ -153,7 +226,7 @@ def fetch(name: Name, folder: Path, progress: Progress) -> Path:
         if name in ARCHIVES:
             archive = staging / ARCHIVES[name].name
             download(ARCHIVES[name], archive, progress)
-            _unpack(archive, "", SHA256[name], staging / "files", progress, every=True)
+            _unpack(archive, "", SHA256.get(name, {}), staging / "files", progress, every=True)
             if name == "ml-100k":
                 _from_wheel(("ml-100k.kg", "ml-100k.link"), staging, progress)
         else:

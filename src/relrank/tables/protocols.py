@@ -13,6 +13,7 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field, model_validator
 
+from relrank.arguments import Seed, checked
 from relrank.errors import InputError, did_you_mean, one_of
 from relrank.kernels.counting_sort import stable_argsort, stable_argsort_pairs
 from relrank.kernels.csr import Int32, Int64
@@ -198,7 +199,8 @@ class ProtocolConfig(ConfigSection):
         return Clock(tables.ticks, tables.time_unit).moment(value, f"[protocol] {name}")
 
 
-def make_split(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
+@checked("rr.make_split")
+def make_split(tables: Tables, protocol: ProtocolConfig, seed: Seed) -> Split:
     """Filter, cut and fingerprint.
 
     Rows of a part are sorted by user, then by time (ties and tables without times: file order). The catalogue is

@@ -10,6 +10,7 @@ from typing import Literal, Self
 import polars as pl
 from pydantic import Field, field_validator, model_validator
 
+from relrank.arguments import checked
 from relrank.errors import InputError, did_you_mean, one_of
 from relrank.tables import datasets
 from relrank.tables.config import ConfigSection, Name, resolve
@@ -320,6 +321,7 @@ LOADERS: dict[str, Callable[[Path, DataConfig], Tables]] = {
 }
 
 
+@checked("rr.read_tables")
 def read_tables(config: DataConfig, base: Path | str) -> Tables:
     """Read the tables of a ``[data]`` section.
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -23,8 +23,8 @@ from relrank.models import MODELS, Trained
 from relrank.parallel.machine import machine
 from relrank.report.verdict_summary import answer
 from relrank.runs.fitted_run import FittedRun
-from relrank.study.callbacks import StudyCallback
-from relrank.study.cell import Cell, StatusCallback
+from relrank.study.callbacks import CallbackGroup, NullCallback, StudyCallback
+from relrank.study.cell import Cell, CellId, StatusCallback, cell_id
 from relrank.study.cell_store import CellResult, cell_exists, load_cell
 from relrank.study.config import StudyConfig
 from relrank.study.grid import grid
@@ -46,7 +46,7 @@ ACCURACY, VALID, COST, CURVE = "test", "validation", "cost", "curve"
 """Prefixes of metric names, before a slash, by which MLflow's page groups them."""
 
 
-class Tracking:
+class Tracking(NullCallback):
     """Logs one study: each cell when it is done, the rest at the end.
 
     A store that does not respond never stops a study: ``warn`` is called once, and ``finish`` logs everything again.
@@ -71,7 +71,7 @@ class Tracking:
         self._config, self._data, self._file, self._out, self._warn = config, data, file, out, warn
         self._runs: StudyRuns | None = None
         self._cells: dict[str, Cell] = {}
-        self._keys: dict[tuple[str, str, int], str] = {}
+        self._keys: dict[CellId, str] = {}
         identity = [
             config.name,
             sorted({cell.key() for cell in grid(config, data)}),
@@ -92,25 +92,25 @@ class Tracking:
         with self._tolerate_store_errors():
             self._runs = self._open()
         try:
-            yield _LoggingCallback(callback, self)
+            yield CallbackGroup(callback, self)
         except BaseException as error:
             with self._tolerate_store_errors():
                 if self._runs is not None:
                     self._runs.end(self._runs.run, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
 
-    def plan(self, cells: list[Cell]) -> None:
+    def plan(self, cells: list[Cell], finished: int) -> None:
         """Add planned cells; called again when results of other arms determine further cells."""
         for cell in cells:
-            if _name(cell) not in self._keys:  # a key hashes every edge
-                key = self._keys[_name(cell)] = cell.key()
+            if cell_id(cell) not in self._keys:  # a key hashes every edge
+                key = self._keys[cell_id(cell)] = cell.key()
                 self._cells.setdefault(key, cell)
 
-    def done(self, cell: Cell) -> None:
+    def done(self, cell: Cell, result: CellResult, fresh: bool) -> None:
         """Log a cell whose result is in the study's folder."""
         if self._runs is not None:
             with self._tolerate_store_errors():
-                self._log_cell(self._runs, self._keys[_name(cell)])
+                self._log_cell(self._runs, self._keys[cell_id(cell)])
 
     def finish(self, result: StudyResult, page: Path, winner: FittedRun) -> str:
         """Log the study, and cells that are not logged yet.
@@ -187,8 +187,7 @@ class Tracking:
             return
         cell, folder = self._cells[key], self._out / "cells" / key
         result, at = load_cell(folder), self._done_at(key)
-        seconds = sum(value for part, value in result.cost.items() if part != "peak_mb")
-        run = runs.cell(key, f"{result.model} · {result.arm} · seed {result.seed}", at - int(1000 * seconds))
+        run = runs.cell(key, f"{result.model} · {result.arm} · seed {result.seed}", at - int(1000 * result.seconds))
         runs.add_params(run, _params(cell, result))
         runs.add_metrics(run, [*_metrics(cell, result), *_curve(cell, result)], at)
         runs.client.log_artifact(run, str(folder / "users.parquet"))
@@ -218,43 +217,6 @@ class Tracking:
     def _done_at(self, key: str) -> int:
         """When a cell was finished, in ms: a metric that is logged again at the same time is not duplicated."""
         return int((self._out / "cells" / key / "cell.json").stat().st_mtime * 1000)
-
-
-class _LoggingCallback:
-    """Forwards to another callback, and logs."""
-
-    def __init__(self, callback: StudyCallback, tracking: Tracking) -> None:
-        self._callback, self._tracking = callback, tracking
-
-    def begin(self, expected: Mapping[str, int]) -> None:
-        self._callback.begin(expected)
-
-    def plan(self, cells: list[Cell], finished: int) -> None:
-        self._callback.plan(cells, finished)
-        self._tracking.plan(cells)
-
-    def start(self, cell: Cell) -> None:
-        self._callback.start(cell)
-
-    def on_status(self, cell: Cell, message: str) -> None:
-        self._callback.on_status(cell, message)
-
-    def worker_lost(self, cell: Cell, why: str) -> None:
-        self._callback.worker_lost(cell, why)
-
-    def done(self, cell: Cell, result: CellResult, fresh: bool) -> None:
-        self._callback.done(cell, result, fresh)
-        self._tracking.done(cell)
-
-    def skipped(self, cells: list[Cell], why: str) -> None:
-        self._callback.skipped(cells, why)
-
-    def provisional(self, assemble: Callable[[], StudyResult]) -> None:
-        self._callback.provisional(assemble)
-
-
-def _name(cell: Cell) -> tuple[str, str, int]:
-    return cell.model.name, cell.arm.name, cell.split_context.seed
 
 
 def _params(cell: Cell, result: CellResult) -> dict[str, str]:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from relrank.arguments import checked
 from relrank.errors import InputError
 from relrank.graph.construction.columns import as_numbers, as_one_text, as_parts, in_training, inner_edges
 from relrank.graph.construction.context import Progress, examples, silent
@@ -63,6 +64,7 @@ MISSING = "(missing)"
 """Key of the node for missing values; a value with this text is refused."""
 
 
+@checked("rr.build_graph")
 def build_graph(
     tables: Tables,
     split: Split,

@@ -328,6 +328,12 @@ class Trained(nn.Module, Recommender):
         self.config = self.validated_config(graph, self.Config() if config is None else config, self.name)
         self.parallel = True
 
+    @classmethod
+    def training_defaults(cls, graph: Graph) -> dict[str, Any]:
+        """Training settings of this model that differ from ``TrainConfig``'s, for the size of a graph."""
+        del graph
+        return {}
+
     def examples(self) -> tuple[Int32, Int32]:
         """Training examples of an epoch, as (user rows [n], item rows [n]): by default the training edges."""
         return self.graph.interactions.src, self.graph.interactions.dst
@@ -421,6 +427,7 @@ def override_config(config: Any, values: Mapping[str, Any], where: str) -> Any:
     changed: dict[str, Any] = {}
     for name, value in values.items():
         field, _, entry = name.partition(".")
+        value = value.item() if isinstance(value, np.generic) else value
         if field not in known or (entry and not isinstance(known[field], dict)):
             raise InputError(
                 "unknown hyper-parameter",

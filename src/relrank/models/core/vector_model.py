@@ -160,6 +160,8 @@ class ProductModel(Trained):
     def __init__(self, graph: Graph, config: Any = None) -> None:
         super().__init__(graph, config)
         c = self.config
+        self.penalty: float = c.l2
+        """Factor of the squared lengths of an edge's vectors in the loss, halved."""
         # derived from the parameters, so not saved
         self.register_buffer("_items", torch.empty(0), persistent=False)
         self._items: Tensor
@@ -271,8 +273,8 @@ class ProductModel(Trained):
         if c.similarity == "cosine":
             users, items = functional.normalize(users, dim=1), functional.normalize(items, dim=1)
         value = self._ranking_loss(batch, users, items)
-        if c.l2:
-            value = value + c.l2 * self._penalty(batch)
+        if self.penalty:
+            value = value + self.penalty * self._penalty(batch)
         if c.contrast:
             positives = torch.unique(batch.positive_index)
             (a, b), (p, q) = self.contrastive_views(batch, *raw)

@@ -37,7 +37,7 @@ from relrank.models.core.hyperparameters import DropFraction, OpenUnitInterval
 from relrank.models.core.layers import Affine, FeatureEncoder
 from relrank.models.core.search_dimensions import Choice, Range
 from relrank.models.core.vector_model import Batch
-from relrank.models.graph.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
+from relrank.models.graph.lightgcn import PropagationConfig, RelationalLightGCN
 
 How = Literal["concat", "gate"]
 Embeddings = Literal["live", "frozen"]
@@ -47,7 +47,7 @@ ROWS = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
-class HybridConfig(RelationalLightGCNConfig):
+class HybridConfig(PropagationConfig):
     """Hyper-parameters of the hybrid."""
 
     fusion: How = "gate"

@@ -18,11 +18,11 @@ from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.models.core.hyperparameters import NonNegative, PositiveInt
 from relrank.models.core.vector_model import Batch, add_noise
-from relrank.models.graph.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
+from relrank.models.graph.lightgcn import PropagationConfig, RelationalLightGCN
 
 
 @dataclass(frozen=True, slots=True)
-class XSimGCLConfig(RelationalLightGCNConfig):
+class XSimGCLConfig(PropagationConfig):
     """Hyper-parameters of XSimGCL."""
 
     contrast: NonNegative = 0.1

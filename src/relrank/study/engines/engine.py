@@ -11,7 +11,7 @@ from relrank.errors import InputError
 from relrank.models import MODELS, ClosedForm
 from relrank.parallel.memory import is_out_of_memory
 from relrank.study.callbacks import StudyCallback
-from relrank.study.cell import Cell, StatusCallback
+from relrank.study.cell import Cell, StatusCallback, cell_title
 from relrank.study.cell_store import CellResult
 from relrank.study.run_cell import run_cell
 from relrank.study.tune_cell import CachedTrial
@@ -93,15 +93,10 @@ def refuse_deadly(cell: Cell, deaths: int, why: str) -> None:
     if deaths >= TRIES:
         raise InputError(
             f"its worker died {TRIES} times",
-            where=cell_label(cell),
+            where=cell_title(cell),
             found=why,
             expected="enough memory for every worker; with fewer cells at once, each has more",
         ) from None
-
-
-def cell_label(cell: Cell) -> str:
-    """A cell's name for error messages."""
-    return f"{cell.model.name} · {cell.arm.name} · seed {cell.split_context.seed}"
 
 
 def raise_failure(answer: Mapping[str, Any]) -> None:

@@ -25,12 +25,12 @@ from relrank.io.atomic import atomic_folder
 from relrank.models import MODELS, Trained
 from relrank.parallel.environment import cores, recommended_environment
 from relrank.study.callbacks import StudyCallback
-from relrank.study.cell import Cell, SplitContext
+from relrank.study.cell import Cell, SplitContext, cell_title
 from relrank.study.cell_store import CellResult, load_cell
 from relrank.study.engines import engine, ray_worker
-from relrank.study.engines.engine import cell_label, raise_failure, refuse_deadly
+from relrank.study.engines.engine import raise_failure, refuse_deadly
 from relrank.study.engines.split_files import pack, pack_cell
-from relrank.study.memory_limits import required_memory
+from relrank.study.memory_limits import graph_bytes, required_memory
 from relrank.study.warm_starts import load_warm_start
 
 POLL = 0.3
@@ -289,7 +289,8 @@ class RayEngine:
             device = cell.initial_config()[1].device
             gpu = device.startswith("cuda") or (device == "auto" and self._ray.cluster_resources().get("GPU", 0) > 0)
         available = self.memory() or 0  # a limit set by the user may be higher
-        return {"CPU": self._cores, "GPU": int(gpu), "memory": min(available, 0 if gpu else required_memory(cell))}
+        needed = graph_bytes(cell.split_context) + (0 if gpu else required_memory(cell))
+        return {"CPU": self._cores, "GPU": int(gpu), "memory": min(available, needed)}
 
     def _refuse_too_large(self, cells: Mapping[str, Cell], wanted: Mapping[str, Mapping[str, int]]) -> None:
         machines = self._machines().values()
@@ -299,7 +300,7 @@ class RayEngine:
                 largest = (f"{int(node.get('CPU', 0))} cores, {int(node.get('GPU', 0))} GPUs" for node in machines)
                 raise InputError(
                     "no machine can run this cell",
-                    where=cell_label(cell),
+                    where=cell_title(cell),
                     found="; ".join(sorted(set(largest))),
                     expected=f"a machine with {needs['CPU']} cores and {needs['GPU']} GPUs",
                 )

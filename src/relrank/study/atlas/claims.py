@@ -1,0 +1,113 @@
+"""Published claims about relations: what the evidence of a study says of each, by one rule.
+
+With an effect e, its intervals and the study's margin m, a claim
+
+* that a relation helps (by g): *holds* if the 95 % interval of e is above 0 and the claimed size is not refuted;
+  *does not hold* if e is shown to be smaller than m, or than g − m where a size g is claimed;
+* that a relation hurts (by g): likewise with the sign of e changed;
+* that a relation is negligible: *holds* if e is shown to be within ± m; *does not hold* if it is shown to be
+  beyond.
+
+"Shown to be smaller", "within" and "beyond" are one-sided tests at .05, so the ends of the 90 % interval decide. Else
+the claim is *undecided*. A claim whose arms have not run is *not tested*.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from relrank.evaluation.comparison import Effect
+from relrank.study.atlas.config import ALL, Claim
+from relrank.study.atlas.gains import Gain, Row, base_metric, effect_of, effect_row, in_percent, is_leaking
+from relrank.study.atlas.run import Outcome
+from relrank.study.result import StudyResult
+
+Answer = Literal["holds", "does not hold", "undecided", "not tested"]
+ANSWERS: tuple[Answer, ...] = ("does not hold", "holds", "undecided", "not tested")
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedClaim:
+    """A claim and what the evidence says of it.
+
+    Attributes:
+        claim: as published.
+        answer: by the rule above.
+        why: the figures behind it, in a sentence.
+        gain: the effect in percent; None if it was not measured.
+        margin: in percent.
+    """
+
+    claim: Claim
+    answer: Answer
+    why: str
+    gain: Gain | None = None
+    margin: float | None = None
+
+
+def decide(claim: Claim, effect: Effect, base: float, margin: float) -> tuple[Answer, str]:
+    """The answer of the rule above, and the reason in words.
+
+    Args:
+        claim: the claim.
+        effect: what was measured, in units of the metric.
+        base: the metric without the relation.
+        margin: smallest difference that matters, as a share of the base.
+    """
+    sign = -1.0 if claim.expect == "hurts" else 1.0
+    low = min(sign * effect.low, sign * effect.high)
+    inner_low, inner_high = sorted(sign * end for end in effect.interval_at(0.9))
+    least = margin * base
+    if claim.expect == "negligible":
+        if effect.is_equivalent(least):
+            return "holds", "it is within the margin"
+        if inner_low > least or inner_high < -least:
+            return "does not hold", "it is beyond the margin"
+        return "undecided", "the interval reaches beyond the margin on one side at least"
+    verb = "gain" if claim.expect == "helps" else "loss"
+    size = claim.difference if claim.difference is not None else claim.gain and claim.gain / 100 * base
+    if inner_high < least:
+        return "does not hold", f"no {verb} as large as the margin is left"
+    if size is not None and inner_high < abs(size) - least:
+        also = f"there is a {verb}, but" if low > 0 else f"a {verb} is not shown, and"
+        return "does not hold", f"{also} one as large as claimed is excluded"
+    if low > 0:
+        return "holds", f"the interval is {'above' if claim.expect == 'helps' else 'below'} 0" + (
+            "" if size is None else " and the claimed size is not excluded"
+        )
+    return "undecided", "the interval includes 0, and effects above the margin"
+
+
+def judge(claim: Claim, outcome: Outcome) -> JudgedClaim:
+    """A claim held against the study that it names."""
+    if outcome.result is None:
+        return JudgedClaim(claim, "not tested", f"{outcome.study.name}: {outcome.problem}")
+    result, margin = outcome.result, outcome.study.config.study.margin
+    row = _evidence(claim, result)
+    base = None if row is None else base_metric(result, claim.against or claim.model, _base_arm(claim, row))
+    if row is None or not base:
+        return JudgedClaim(claim, "not tested", f"{claim.model} ran without the arms that this needs")
+    answer, why = decide(claim, effect_of(row), base, margin)
+    if is_leaking(result, claim.relation):
+        why += "; the audit found a leak that the study accepts"
+    return JudgedClaim(claim, answer, why, in_percent(row, base), 100 * margin)
+
+
+def _evidence(claim: Claim, result: StudyResult) -> Row | None:
+    """The row of the effects table that decides."""
+    if claim.against is None:
+        relation = None if claim.relation == ALL else claim.relation
+        return effect_row(result, claim.model, "gain" if relation is None else "alone", relation)
+    rows = [
+        row
+        for row in result.effects.iter_rows(named=True)
+        if (row["model"], row["other"]) == (claim.model, claim.against)
+        and (row["kind"] == "versus" or (row["kind"], row["arm_a"]) == ("strongest", "all"))
+    ]
+    return max(rows, key=lambda row: row["kind"] == "versus", default=None)
+
+
+def _base_arm(claim: Claim, row: Row) -> str:
+    """The arm to whose metric the effect is relative: the interactions alone, or the other model's richest arm."""
+    return "interactions" if claim.against is None else str(row["arm_b"])

@@ -1,0 +1,335 @@
+"""``relrank atlas``: two tiny planted studies and a control, what the page says of them, resuming and failing."""
+
+import json
+import re
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from relrank.cli.app import app
+from relrank.errors import InputError
+from relrank.evaluation.meta_analysis import pool_effects
+from relrank.report.atlas import picture
+from relrank.report.atlas.page import md
+from relrank.study.atlas.config import read_atlas
+from relrank.study.atlas.gains import CLOSED, LIGHTGCN, Gain, Worth, estimate, pooled, reading
+from relrank.study.atlas.run import seconds_left
+from relrank.study.result import StudyResult
+from relrank.testing import planted_study
+
+MODELS = """[[models]]
+name = "popularity"
+[[models]]
+name = "sparse-ease"
+[[models]]
+name = "relational-lightgcn"
+arms = ["interactions", "alone"]
+config = { dim = 8 }
+train = { epochs = 2, every = 1 }
+"""
+CLAIM = """[[claims]]
+text = "Drivers | matter."
+source = "Nobody, 2020"
+url = "https://example.org/paper"
+study = "one"
+relation = "driver"
+model = "sparse-ease"
+expect = "helps"
+"""
+ATLAS = f"""title = "Tiny atlas"
+[[studies]]
+file = "one.toml"
+title = "Shop <one>"
+relations = {{ driver = "tastes", noise = "noise" }}
+[[studies]]
+file = "two.toml"
+relations = {{ driver = "tastes" }}
+[[studies]]
+file = "control.toml"
+control = true
+{CLAIM}
+[[claims]]
+text = "All of them are worth nothing."
+source = "Somebody"
+url = "https://example.org"
+study = "two"
+model = "sparse-ease"
+expect = "negligible"
+note = "Their test rows leak."
+[[claims]]
+text = "Noise hurts LightGCN beyond popularity."
+source = "Somebody"
+url = "https://example.org"
+study = "one"
+model = "relational-lightgcn"
+against = "popularity"
+expect = "hurts"
+"""
+
+
+def small(name, seed, relations=("driver", "noise")):
+    return planted_study(
+        name, 300, 120, groups=8, seed=seed, relations=relations, study="seeds = [0]\ntrials = 12", models=MODELS
+    )
+
+
+def run(home: Path, *words: str, code: int = 0) -> str:
+    """The output of the command with an atlas in a folder; the page is docs/atlas.md there."""
+    named = [str(home / "atlas.toml"), "--out", str(home / "runs"), "--page", str(home / "docs" / "atlas.md")]
+    result = CliRunner().invoke(app, ["atlas", *named, *words])
+    if isinstance(result.exception, InputError):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def write(home: Path, text: str = ATLAS) -> None:
+    for seed, name in enumerate(("one", "two")):
+        (home / f"{name}.toml").write_text(small(name, seed))
+    control = planted_study("control", 200, 80, groups=8, relations=("driver",), study="trials = 4\nseeds = [0]")
+    (home / "control.toml").write_text(control)
+    (home / "atlas.toml").write_text(text)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A finished atlas, which no test changes, and what the command printed."""
+    home = tmp_path_factory.mktemp("atlas")
+    write(home)
+    printed = run(home)
+    return SimpleNamespace(home=home, printed=printed, page=(home / "docs" / "atlas.md").read_text("utf-8"))
+
+
+@pytest.fixture
+def copied(done, tmp_path):
+    """The finished atlas in a folder of its own."""
+    import shutil
+
+    shutil.copytree(done.home, tmp_path / "home")
+    return tmp_path / "home"
+
+
+def worth_in_percent(home, study, model, kind="alone", relation="driver"):
+    """Gain and interval in percent, worked out from the stored tables."""
+    result = StudyResult.load(home / "runs" / study)
+    board = result.leaderboard.filter((pl.col("model") == model) & (pl.col("arm") == "interactions"))
+    row = result.effects.filter(
+        (pl.col("model") == model) & (pl.col("kind") == kind) & (pl.col("relation") == relation)
+    )
+    return [100 * row[part][0] / board["mean"][0] for part in ("mean", "low", "high")]
+
+
+def shown(values):
+    mean, low, high = (f"{v:+.1f}".replace("-", "−").replace("+0.0", "0").replace("−0.0", "0") for v in values)
+    return f"{mean} % ({low} to {high} %)"
+
+
+def row_of(page, *starts):
+    """The row of a table that begins with these cells."""
+    lines = [line for line in page.splitlines() if line.startswith("| " + " | ".join(starts) + " |")]
+    assert lines, starts
+    return lines[0]
+
+
+def test_the_page_has_the_studies_own_figures(done):
+    row = row_of(done.page, r"tastes (driver)", r"Shop \<one\>")
+    for model in ("sparse-ease", "relational-lightgcn"):
+        assert shown(worth_in_percent(done.home, "one", model)) in row
+    verdicts = StudyResult.load(done.home / "runs" / "one").verdicts
+    of_ease = verdicts.filter((pl.col("model") == "sparse-ease") & (pl.col("relation") == "driver"))
+    assert f", {of_ease['verdict'][0]} |" in row
+    both = row_of(done.page, "tastes", "two", "sparse-ease")
+    for kind in ("held", "drop", "alone"):
+        assert shown(worth_in_percent(done.home, "two", "sparse-ease", kind)) in both
+    assert "± 1 %" in both
+
+
+def test_effects_of_one_kind_are_pooled(done):
+    gains = [worth_in_percent(done.home, study, "sparse-ease") for study in ("one", "two")]
+    errors = [(high - low) / 2 / 1.959964 for _, low, high in gains]
+    expected = pool_effects([gain[0] for gain in gains], errors, 5.0)
+    row = row_of(done.page, "tastes", "closed form", "2")
+    assert shown((expected.mean, expected.low, expected.high)) in row
+    assert f"{expected.spread:.1f} ({expected.spread_low:.1f} to {expected.spread_high:.1f})" in row
+    assert "noise, closed form (Shop \\<one\\>)" in done.page  # one data set is no estimate
+
+
+def test_controls_stand_by_themselves(done):
+    row = row_of(done.page, "control", "driver", "helps")
+    assert "sparse-ease" in row
+    assert re.search(r"[✓✗] \|$", row)
+    assert "control" not in row_of(done.page, "tastes", "closed form", "2")
+
+
+def test_claims_are_judged(done):
+    first = next(line for line in done.page.splitlines() if line.startswith(r"| Drivers \| matter."))
+    assert "[Nobody, 2020](https://example.org/paper)" in first
+    assert "**holds**" in first
+    second = next(line for line in done.page.splitlines() if "worth nothing" in line)
+    assert "**does not hold**" in second
+    assert "Their test rows leak." in second
+    third = next(line for line in done.page.splitlines() if "hurts LightGCN" in line)
+    assert "**not tested**" in third  # LightGCN did not run on all relations
+    assert (
+        "Of 3 [published claims](#published-claims) **1 does not hold** ([Somebody](https://example.org)), "
+        in done.page
+    )
+    assert "and **1 could not be tested** (" in done.page
+    assert "does not hold: All of them are worth nothing. (Somebody)" in done.printed
+
+
+def test_the_page_says_what_was_studied(done):
+    card = json.loads((done.home / "runs" / "one" / "card.json").read_text("utf-8"))
+    row = next(line for line in done.page.splitlines() if line.startswith(r"| [Shop \<one\>](../one.toml)"))
+    for text in ("300", "120", "NDCG@10", card["fingerprints"][0][:12], "seeds 0", "sparse-ease ."):
+        assert text in row
+    assert f"relrank {card['machine']['relrank']}, torch {card['machine']['torch']}" in done.page
+    cost = row_of(done.page, "tastes", "two", "120")
+    assert re.search(r"\| [+−]?\d\.\d\d s \| [+−]?\d\.\d\d s \| – \|$", cost), cost
+
+
+@pytest.mark.parametrize("name", ["atlas.svg", "atlas-narrow.svg"])
+def test_the_pictures_have_the_figures_of_the_table(done, name):
+    root = ET.parse(done.home / "docs" / name).getroot()
+    texts = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+    for model in ("sparse-ease", "relational-lightgcn"):
+        assert shown(worth_in_percent(done.home, "one", model)).partition(" %")[0] in texts
+    assert {"tastes", "two", "over data sets", "driver"} <= set(texts)
+    style = next(root.iter("{http://www.w3.org/2000/svg}style")).text
+    assert "prefers-color-scheme:dark" in style
+    assert name in done.page
+
+
+def test_a_finished_study_is_not_run_again(copied, monkeypatch):
+    monkeypatch.setattr("relrank.cli.atlas._run_study", lambda *_: pytest.fail("ran again"))
+    before = (copied / "docs" / "atlas.md").read_text("utf-8")
+    assert "3 of 3 studies are finished already" in run(copied)
+    assert (copied / "docs" / "atlas.md").read_text("utf-8") == before
+
+
+def test_an_interrupted_atlas_goes_on(copied):
+    for left in ("card.json", "manifest.json"):
+        (copied / "runs" / "two" / left).unlink()
+    cells = {path.name for path in (copied / "runs" / "two" / "cells").iterdir()}
+    printed = run(copied)
+    assert "2 of 3 studies are finished already" in printed
+    assert "study 1 of 1: two" in printed
+    assert "finished earlier and are reused" in printed
+    assert {path.name for path in (copied / "runs" / "two" / "cells").iterdir()} == cells
+    assert "3 of 3 studies are on the page" in printed
+
+
+def test_a_changed_study_file_is_an_unfinished_study(copied):
+    (copied / "two.toml").write_text(small("two", 1).replace("trials = 12", "trials = 11"))
+    printed = run(copied, "--pages-only")
+    assert "two is not: its study file has changed since it ran" in printed
+    assert "**two is not on this page:** its study file has changed since it ran." in (
+        copied / "docs" / "atlas.md"
+    ).read_text("utf-8")
+
+
+def test_one_failing_study_does_not_end_the_others(copied):
+    broken = small("broken", 3).replace('column = "noise"', 'column = "absent"')
+    (copied / "broken.toml").write_text(broken)
+    text = ATLAS.replace("[[studies]]", '[[studies]]\nfile = "broken.toml"\n[[studies]]', 1)
+    (copied / "atlas.toml").write_text(text)
+    (copied / "runs" / "two" / "card.json").unlink()
+    printed = run(copied, code=1)
+    assert re.search(r"study 1 of 2: broken\nbroken failed, .*absent", printed)
+    assert re.search(r"study 2 of 2: two, .* left", printed)
+    page = (copied / "docs" / "atlas.md").read_text("utf-8")
+    assert "**broken is not on this page:**" in page
+    assert row_of(page, "tastes", "closed form", "2")
+
+
+def test_only_runs_what_it_names(tmp_path):
+    write(tmp_path)
+    assert "study 1 of 1: control" in run(tmp_path, "--only", "control")
+    assert not (tmp_path / "runs" / "one").exists()
+    page = (tmp_path / "docs" / "atlas.md").read_text("utf-8")
+    assert "two is not on this page:** it has not finished." in page
+    assert "No relation of real data has been measured" in page
+    with pytest.raises(InputError, match=r"unknown study(.|\n)*did you mean 'control'"):
+        run(tmp_path, "--only", "controls")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('driver = "tastes", ', 'drivers = "tastes", ', "unknown relation.*'drivers'; did you mean 'driver'"),
+        ('study = "one"', 'study = "onne"', "unknown study.*claims.0.study.*did you mean 'one'"),
+        ('relation = "driver"', 'relation = "fame"', "unknown relation.*claims.0.relation"),
+        ('model = "sparse-ease"', 'model = "ease"', "unknown model.*claims.0.model"),
+        ('against = "popularity"', 'against = "random"', "unknown model.*claims.2.against"),
+        ('file = "two.toml"', 'file = "one.toml"', "study is listed twice.*'one'"),
+        ('file = "two.toml"', 'file = "three.toml"', "no such file.*three.toml"),
+        ('noise = "noise"', 'noise = "tastes"', "driver and noise are both 'tastes'"),
+        ('expect = "helps"', 'expect = "helps"\ngain = -3', "above 0 for helps"),
+        ('expect = "helps"', 'expect = "helps"\ngain = 3\ndifference = 0.1', "not both"),
+        ('expect = "negligible"', 'expect = "negligible"\ngain = 3', "no gain and no difference"),
+        ('expect = "helps"', 'expect = "help"', "did you mean 'helps'"),
+        ('url = "https://example.org/paper"', 'url = "javascript:alert(1)"', "claims.0.url"),
+        ("control = true", "contrl = true", "unknown key.*did you mean 'control'"),
+        ('against = "popularity"', 'against = "popularity"\nrelation = "noise"', 'relation = "all"'),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named(tmp_path, old, new, message):
+    write(tmp_path, ATLAS.replace(old, new, 1))
+    with pytest.raises(InputError, match=rf"(?s){message}"):
+        read_atlas(tmp_path / "atlas.toml")
+
+
+def worth(mean, half, **others):
+    given = {"study": "s", "kind": "k", "relation": "r", "title": "r", "family": CLOSED, "model": "m", "kept": None}
+    given |= {"tuned": None, "margin": 1.0, "verdict": None, "true_verdict": None, "leaks": False, "links": 1}
+    return Worth(**given | {"seconds": None, "alone": Gain(mean, mean - half, mean + half)} | others)
+
+
+def test_what_is_pooled():
+    """Neither leaks nor other models; a gain of exactly 0 has the margin as its interval."""
+    worths = [worth(2, 1), worth(0, 0), worth(9, 1, leaks=True), worth(9, 1, family=LIGHTGCN), worth(9, 1, kind="j")]
+    parts = pooled(worths, "k", CLOSED)
+    assert parts == worths[:2]
+    assert [one.error for one in parts] == pytest.approx([1 / 1.959964, 1 / 1.959964])
+    assert estimate(parts, 5.0).mean == pytest.approx(1.0)
+    assert estimate(parts[:1], 5.0) is None
+
+
+def test_what_an_interval_says():
+    assert reading(0.5, 2.0, (0.6, 1.9), 1.0) == "helps"
+    assert reading(-2.0, -0.5, (-1.9, -0.6), 1.0) == "hurts"
+    assert reading(-0.9, 0.8, (-0.7, 0.6), 1.0) == "negligible"
+    assert reading(-1.5, 0.8, (-1.2, 0.6), 1.0) == "undecided"
+
+
+def test_time_left_follows_the_hours_of_the_file(done):
+    one, two, three = (
+        replace(study, entry=study.entry.model_copy(update={"hours": hours}))
+        for study, hours in zip(read_atlas(done.home / "atlas.toml").studies, (1.0, 3.0, None), strict=True)
+    )
+    assert seconds_left([], 10.0, [one, two]) is None
+    assert seconds_left([one], 600.0, [two]) == 1800
+    assert seconds_left([one], 600.0, [two, three]) == 600 * (3 + 2)  # one without hours: the mean of 1 and 3
+    assert seconds_left([three], 600.0, [three, three]) == 1200
+
+
+def test_many_data_sets_are_drawn_in_parts():
+    marks = {CLOSED: picture.Mark(Gain(1.0, 0.0, 2.0), "helps"), LIGHTGCN: None}
+    columns = tuple(f"set {n}" for n in range(9))
+    group = picture.Group("Gain", columns, (("tags", (marks,) * 9), ("rare", (None,) * 8 + (marks,))), 1.0)
+    wide = ET.fromstring(picture.wide_picture([group], "t"))
+    texts = [element.text for element in wide.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"Gain", "Gain, continued", *columns} <= set(texts)
+    assert texts.count("tags") == 2
+    assert texts.count("rare") == 1
+    narrow = ET.fromstring(picture.narrow_picture([group], "t"))
+    assert narrow.get("width") == "390"
+
+
+def test_text_of_a_user_has_no_meaning_in_markdown():
+    assert md("a|b <i> [x](y) *z* `c` & d\ne") == r"a\|b \<i\> \[x\](y) \*z\* \`c\` &amp; d e"

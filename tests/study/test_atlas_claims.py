@@ -1,0 +1,88 @@
+"""The rule for published claims: worked cases, simulated error rates, and which effect decides."""
+
+import numpy as np
+import pytest
+from scipy.special import stdtrit
+
+from relrank.evaluation.comparison import Effect
+from relrank.study.atlas.claims import decide
+from relrank.study.atlas.config import Claim
+
+
+def claim(expect, **size):
+    return Claim(text="t", source="s", url="https://example.org", study="x", model="m", expect=expect, **size)
+
+
+def effect(mean, half, freedom=1000.0):
+    """With its 95 % interval; the 90 % interval is .839 of it."""
+    error = half / stdtrit(freedom, 0.975)
+    return Effect(mean, mean - half, mean + half, 0.5, 0.1, error, freedom, 1000, 1)
+
+
+@pytest.mark.parametrize(
+    ("expect", "size", "mean", "half", "answer"),
+    [
+        ("helps", {}, 0.010, 0.005, "holds"),
+        ("helps", {}, 0.000, 0.001, "does not hold"),  # no gain as large as the margin of .002
+        ("helps", {}, 0.001, 0.0005, "does not hold"),  # above 0, and smaller than the margin
+        ("helps", {}, 0.001, 0.003, "undecided"),
+        ("helps", {}, -0.010, 0.005, "does not hold"),
+        ("helps", {"gain": 14}, 0.030, 0.004, "holds"),  # claimed: .028 of .2
+        ("helps", {"gain": 14}, 0.010, 0.005, "does not hold"),  # smaller than claimed
+        ("helps", {"gain": 14}, 0.021, 0.009, "holds"),
+        ("helps", {"difference": 0.0096}, 0.005, 0.0055, "undecided"),
+        ("helps", {"difference": 0.0096}, 0.003, 0.0035, "does not hold"),
+        ("hurts", {}, -0.010, 0.005, "holds"),
+        ("hurts", {}, 0.000, 0.001, "does not hold"),
+        ("hurts", {"gain": -14}, -0.010, 0.005, "does not hold"),
+        ("negligible", {}, 0.0005, 0.001, "holds"),
+        ("negligible", {}, 0.010, 0.005, "does not hold"),
+        ("negligible", {}, -0.010, 0.005, "does not hold"),
+        ("negligible", {}, 0.001, 0.003, "undecided"),
+    ],
+)
+def test_by_interval_and_margin(expect, size, mean, half, answer):
+    found, why = decide(claim(expect, **size), effect(mean, half), base=0.2, margin=0.01)
+    assert found == answer, why
+
+
+def test_an_effect_of_exactly_nothing():
+    """A relation that the search gave no weight."""
+    nothing = Effect(0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 937.0, 938, 5)
+    answers = {expect: decide(claim(expect), nothing, 0.2, 0.01)[0] for expect in ("helps", "hurts", "negligible")}
+    assert answers == {"helps": "does not hold", "hurts": "does not hold", "negligible": "holds"}
+
+
+@pytest.mark.parametrize("freedom", [4, 1000])
+@pytest.mark.parametrize(
+    ("expect", "size", "truth", "wrong", "most"),
+    [
+        ("helps", {}, 0.0, "holds", 0.025),
+        ("helps", {}, 0.01, "does not hold", 0.05),
+        ("helps", {"gain": 10}, 0.09, "does not hold", 0.05),
+        ("hurts", {}, -0.01, "does not hold", 0.05),
+        ("negligible", {}, 0.01, "holds", 0.05),
+        ("negligible", {}, 0.01, "does not hold", 0.05),
+    ],
+)
+def test_wrong_answers_are_as_rare_as_promised(expect, size, truth, wrong, most, freedom):
+    """Effects on the border of a claim, measured with an estimated error; four standard errors of the simulation."""
+    rng, n, error = np.random.default_rng(7), 1000, 0.004
+    halves = stdtrit(freedom, 0.975) * error * np.sqrt(rng.chisquare(freedom, n) / freedom)
+    answers = [
+        decide(claim(expect, **size), effect(mean, half, freedom), 1.0, 0.01)[0]
+        for mean, half in zip(rng.normal(truth, error, n), halves, strict=True)
+    ]
+    assert answers.count(wrong) / n < most + 4 * np.sqrt(most * (1 - most) / n)
+
+
+def test_claims_that_are_true_are_found():
+    """Far from the border the rule is not always undecided."""
+    rng = np.random.default_rng(1)
+    for expect, truth, answer in (
+        ("helps", 0.05, "holds"),
+        ("helps", -0.02, "does not hold"),
+        ("hurts", -0.05, "holds"),
+    ):
+        found = [decide(claim(expect), effect(rng.normal(truth, 0.004), 0.008), 1.0, 0.01)[0] for _ in range(100)]
+        assert found.count(answer) > 95
