@@ -6,6 +6,7 @@ embedding the first item gets (see ``relrank.models.core.sequence_model``).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,12 +17,21 @@ from torch import Tensor
 
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
-from relrank.kernels.csr import Int32, Int64, concat_ranges
+from relrank.kernels.csr import Csr, Int32, Int64, concat_ranges
 
 LENGTH_BOUNDS = (10, 50)
 """Longest short and longest medium history, in items."""
 LENGTH_GROUPS = (f"≤ {LENGTH_BOUNDS[0]}", f"{LENGTH_BOUNDS[0] + 1}–{LENGTH_BOUNDS[1]}", f"> {LENGTH_BOUNDS[1]}")
 """Names of the groups of short, medium and long histories."""
+
+
+LIGHTEST = 1e-20
+"""Items whose decayed weight is smaller are ignored, as they would vanish in float32."""
+
+
+def furthest(window: int, decay: float) -> int:
+    """Number of latest items, at most ``window``, whose weight decay^k is not negligible."""
+    return window if decay == 1 else min(window, 1 + int(math.log(LIGHTEST) / math.log(decay)))
 
 
 def check_ordered(graph: Graph, where: str) -> None:
@@ -144,6 +154,18 @@ class Sequences:
         real = np.arange(out.shape[1]) < sizes[:, None]
         out[real] = self.items[concat_ranges(self.indptr[:-1] + ends - sizes, sizes)[1]]
         return out, sizes
+
+    def decayed(self, n_items: int, window: int, decay: float) -> Csr:
+        """Each history as a row of its latest ``window`` items, the k-th latest (from 0) with weight decay^k.
+
+        The weights of an item that occurs more than once are added.
+        """
+        items, n_valid = self.windows(furthest(window, decay))
+        age = n_valid[:, None] - 1 - np.arange(items.shape[1])
+        row, position = np.nonzero(age >= 0)
+        distinct, at = np.unique(row * n_items + items[row, position], return_inverse=True)
+        weight = np.bincount(at, weights=decay ** age[row, position].astype(np.float64))
+        return Csr.from_pairs(*np.divmod(distinct, n_items), (self.n, n_items), weight.astype(np.float64))
 
     def tensors(self) -> list[Tensor]:
         """Each history as a tensor, int64 [length]."""

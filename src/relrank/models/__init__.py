@@ -9,6 +9,7 @@ from relrank.models.closed_form.gf_cf import GFCF
 from relrank.models.closed_form.ials import IALS
 from relrank.models.closed_form.item_knn import ItemKNN
 from relrank.models.closed_form.markov import Markov
+from relrank.models.closed_form.recency_ease import RecencyEASE
 from relrank.models.closed_form.relational_ease import RelationalEASE
 from relrank.models.closed_form.relational_item_knn import RelationalItemKNN
 from relrank.models.closed_form.rp3beta import RP3Beta
@@ -40,6 +41,7 @@ MODELS: dict[str, type[ClosedForm] | type[Trained]] = {
     "markov": Markov,
     "ease": EASE,
     "relational-ease": RelationalEASE,
+    "recency-ease": RecencyEASE,
     "sparse-ease": SparseEASE,
     "gf-cf": GFCF,
     "bspm": BSPM,

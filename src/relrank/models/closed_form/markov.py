@@ -10,7 +10,6 @@ transition has the weight of its later interaction, and n_i is a sum of weights.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self
 
@@ -19,16 +18,13 @@ import torch
 from torch import Tensor
 
 from relrank.graph.graph import Graph
-from relrank.graph.histories import Sequences
+from relrank.graph.histories import Sequences, furthest
 from relrank.kernels.csr import Csr
 from relrank.kernels.dense_solve import products_by_row
 from relrank.models.core import estimates
 from relrank.models.core.base import ClosedForm, GridParameter, SequenceScorer, Shapes
 from relrank.models.core.estimates import Estimate
 from relrank.models.core.hyperparameters import Bounds, DropFraction, PositiveInt
-
-LIGHTEST = 1e-20
-"""Items whose decayed weight is smaller are ignored, as they would vanish in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,14 +111,8 @@ class Markov(SequenceScorer, ClosedForm):
     def score_sequences(self, histories: Sequences) -> Tensor:
         """Transition scores; an empty history is ranked by popularity."""
         c, n = self.config, self.graph.n_items
-        window = c.window if c.decay == 1 else min(c.window, 1 + int(math.log(LIGHTEST) / math.log(c.decay)))
-        items, n_valid = histories.windows(window)
-        age = n_valid[:, None] - 1 - np.arange(items.shape[1])
-        row, position = np.nonzero(age >= 0)
-        # an item may occur more than once
-        distinct, at = np.unique(row * n + items[row, position], return_inverse=True)
-        weight = np.bincount(at, weights=c.decay ** age[row, position].astype(np.float64), minlength=distinct.size)
-        latest = Csr.from_pairs(*np.divmod(distinct, n), (histories.n, n), weight.astype(np.float64))
+        window = furthest(c.window, c.decay)
+        latest = histories.decayed(n, window, c.decay)
         p = Csr(self.indptr.numpy(), self.indices.numpy(), self.chances.numpy(), n)
         least = float(self.chances.min()) * c.decay ** (window - 1) if p.nnz else 1.0
         scores: Tensor = torch.from_numpy(products_by_row(latest, p)) + c.backoff * least * self.popularity
