@@ -77,8 +77,15 @@ STUDIES = {
 }
 SETTINGS: dict[str, Any] = {
     "relational-lightgcn": {
-        "config": {"dim": 64, "loss": "full-softmax", "similarity": "cosine"},
-        "train": {"epochs": 20, "batch": 2048, "decay": "linear", "every": 5},
+        "config": {
+            "dim": 64,
+            "layers": 2,
+            "loss": "full-softmax",
+            "similarity": "cosine",
+            "temperature": 0.1,
+            "ridge": 0.0,
+        },
+        "train": {"epochs": 20, "batch": 2048, "lr": 0.01, "decay": "linear", "every": 5},
     }
 }
 """Of trained models; closed forms are tuned."""

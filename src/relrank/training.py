@@ -141,8 +141,8 @@ def fit(
         group: processes that train this model together. Only rank 0 uses ``validate``, ``folder``, ``callback``,
             ``step_callback`` and ``plateau``; the number of processes may change when a run continues.
         step_callback: called within long epochs.
-        plateau: returns the validation metric of popularity. Until the model is better, no validation counts against
-            ``patience``: early in training most models rank by popularity, for many epochs without a new best.
+        plateau: returns the validation metric of popularity. A model that is no better is not stopped early: in the
+            first epochs most rank by popularity, without a new best.
 
     Raises:
         InputError: the folder has a run of another configuration or graph; loss or metric is not finite; data, type
@@ -158,10 +158,6 @@ def fit(
     optimizer = torch.optim.Adam(_trainable(model), lr=config.lr, fused=True)
     run = _start(model, optimizer, path, identity, group)
 
-    def validated(epoch: int) -> float:
-        model.refresh()
-        return _finite("metric", validate(), epoch)
-
     floor = group.broadcast_from_rank0(plateau) if config.patience and plateau is not None else -math.inf
     for epoch in range(run.epoch + 1, config.epochs + 1):
         if config.patience and run.n_stale >= config.patience and run.best_metric > floor:
@@ -171,7 +167,7 @@ def fit(
         group.on_all_ranks(partial(_finite, "loss", loss, epoch))
         metric = None
         if epoch % config.every == 0 or epoch == config.epochs:
-            metric = group.broadcast_from_rank0(partial(validated, epoch))
+            metric = group.broadcast_from_rank0(partial(_validated, model, validate, epoch))
             if metric > run.best_metric:
                 run.best, run.best_epoch, run.best_metric = model.state() if group.first else {}, epoch, metric
         run.epoch = epoch
@@ -327,6 +323,11 @@ def _identity(model: Trained, config: TrainConfig, seed: int) -> dict[str, Any]:
     }
     result: dict[str, Any] = json.loads(json.dumps(identity))
     return result
+
+
+def _validated(model: Trained, validate: Callable[[], float], epoch: int) -> float:
+    model.refresh()
+    return _finite("metric", validate(), epoch)
 
 
 def _finite(name: str, value: float, epoch: int) -> float:

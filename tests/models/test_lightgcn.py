@@ -159,7 +159,7 @@ def test_the_ridge_is_in_interactions_and_the_budget_follows_the_data():
     edges = graph.interactions
     degree = len(edges) / np.sqrt(np.unique(edges.src).size * np.unique(edges.dst).size)
     assert new(graph, ridge=2.0, l2=0.25).penalty == pytest.approx(0.25 + 2 / degree)
-    assert new(graph).penalty == pytest.approx(0.5 / degree)
+    assert new(graph).penalty == pytest.approx(0.65 / degree)
     assert steps_by_size(74_295) == {"batch": 2048, "epochs": 40}
     assert steps_by_size(810_128) == {"batch": 8192, "epochs": 40}
     assert steps_by_size(4_096_000) == {"batch": 8192, "epochs": 8}

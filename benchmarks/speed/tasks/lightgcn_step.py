@@ -23,9 +23,7 @@ from speed.loop import BATCH, DIM, L2, LAYERS, LR
 from speed.peer import Call, peak_mb
 from speed.roofline import ROW_BYTES
 
-PLAIN = RelationalLightGCNConfig(
-    dim=DIM, layers=LAYERS, loss="bpr", similarity="dot", temperature=1.0, negatives=1, shared=False, l2=L2
-)
+PLAIN = RelationalLightGCNConfig(dim=DIM, layers=LAYERS, loss="bpr", negatives=1, shared=False, l2=L2, ridge=0.0)
 """LightGCN as it was published: BPR on dot products, one uniform negative per edge."""
 PRODUCTS = 2 * LAYERS
 OWN = "its six bare products"

@@ -177,14 +177,7 @@ class Sources:
         _check_different(columns, where)
         described = _as_nodes(nodes, where)
         tables = {t: sources._add(t, n.frame, f"{where}, nodes {t!r}") for t, n in described.items()}
-        user, item = (_type_of(column, tables, described, where) for column in (columns.user, columns.item))
-        if user == item:
-            raise InputError(
-                "users and items are of one node type",
-                where=f"{where}, nodes",
-                expected="different tables, named like their columns or with different keys",
-                found=f"{user!r} for both columns {columns.user!r} and {columns.item!r}",
-            )
+        user, item = _end_types(columns, tables, described, where)
         ends = {user: columns.user, item: columns.item}
         section: dict[str, Any] = {"user": user, "item": item}
         section["interactions"] = {"file": sources.file_of(interactions), **_stated(columns)}
@@ -320,6 +313,21 @@ def _from_tuple(value: Any, kind: type[Any], most: int, where: str, expected: st
             pass
     found = f"a tuple of {len(value)}" if isinstance(value, tuple) else type(value).__name__
     raise InputError("not described", where=where, expected=expected, found=found)
+
+
+def _end_types(
+    columns: Columns, tables: Mapping[str, pl.DataFrame], described: Mapping[str, Nodes], where: str
+) -> tuple[str, str]:
+    """Node types of the users and of the items, which must differ."""
+    user, item = (_type_of(column, tables, described, where) for column in (columns.user, columns.item))
+    if user == item:
+        raise InputError(
+            "users and items are of one node type",
+            where=f"{where}, nodes",
+            expected="different tables, named like their columns or with different keys",
+            found=f"{user!r} for both columns {columns.user!r} and {columns.item!r}",
+        )
+    return user, item
 
 
 def _type_of(column: str, tables: Mapping[str, pl.DataFrame], nodes: Mapping[str, Nodes], where: str) -> str:

@@ -63,7 +63,7 @@ class RelationalLightGCNConfig(PropagationConfig):
     similarity: Similarity = "dot"
     temperature: Positive = 1.0
     negatives: PositiveInt = 512
-    ridge: NonNegative = 0.5
+    ridge: NonNegative = 0.65
 
 
 def mean_degree(graph: Graph) -> float:
@@ -122,7 +122,7 @@ class RelationalLightGCN(VectorModel):
         """The penalty under dot products, the temperature under cosines."""
         if cls.Config().similarity == "cosine":
             return super().grid_parameters(graph)
-        return (GridParameter("ridge", (0.05, 0.15, 0.5, 1.5, 5.0), 0.5),)
+        return (GridParameter("ridge", (0.07, 0.2, 0.65, 2.0, 6.5), 0.65),)
 
     @classmethod
     def training_defaults(cls, graph: Graph) -> dict[str, Any]:
