@@ -119,10 +119,12 @@ class RelationalLightGCN(VectorModel):
 
     @classmethod
     def grid_parameters(cls, graph: Graph) -> tuple[GridParameter, ...]:
-        """The penalty under dot products, the temperature under cosines."""
+        """Initial weights of the relations, then the penalty; under cosines the temperature alone."""
         if cls.Config().similarity == "cosine":
             return super().grid_parameters(graph)
-        return (GridParameter("ridge", (0.07, 0.2, 0.65, 2.0, 6.5), 0.65),)
+        grid_values = (0.0, 0.03, 0.1, 0.3, 1.0)
+        weights = (GridParameter(f"weights.{name}", grid_values, 0.0) for name in sorted(graph.relations))
+        return *weights, GridParameter("ridge", (0.07, 0.2, 0.65, 2.0, 6.5), 0.65)
 
     @classmethod
     def training_defaults(cls, graph: Graph) -> dict[str, Any]:
