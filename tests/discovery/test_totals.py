@@ -48,6 +48,23 @@ def test_a_row_with_a_key_or_without_sums_stays(line, tmp_path):
     assert folder.findings == []
 
 
+@pytest.mark.parametrize(
+    ("header", "row", "value", "left_out"),
+    [
+        ("brand;price", "B{n};{n},10", "3,1", 0), ("tag;n_posts", "t{n};{n}", "31", 0),
+        ("tag;n_posts", "t{n};{n}", "89", 0), ("tag;n_posts", "t{n};{n}", "91", 1),
+        ("tag;n_posts", "t{n};{n}", "969", 1),
+        ("tag;n_posts;sales", "t{n};{n};3", "969;4", 0), ("tag;n_posts;discount", "t{n};{n};0", "969;0", 1),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("word", ["Total", "sum"])
+def test_a_brand_or_tag_may_have_a_word_for_totals(header, row, value, left_out, word, tmp_path):
+    rows = [row.format(n=n) for n in range(12, 46)]
+    folder = export(tmp_path, *rows[:20], f"{word};{value}", *rows[20:], header=header)
+    assert folder.frames["products"].height == len(rows) + 1 - left_out
+    assert [f.count for f in folder.findings] == [1] * left_out
+
+
 def test_sums_are_no_totals_where_no_key_is_missing(tmp_path):
     rows = [f"{n % 7 + 1};{2 * n}" for n in range(1, 21)]
     sums = f"{sum(n % 7 + 1 for n in range(1, 21))};{SUM}"

@@ -6,7 +6,6 @@ import polars as pl
 
 from relrank.discovery.columns import Column
 from relrank.discovery.proposal import Finding
-from relrank.discovery.vocabulary import COMPUTED, IDS, MEASURES, QUANTITIES, names_a, words_of
 
 FEWEST_ROWS = 5
 """Rows besides lines of totals, at least, for saying what is unlike them."""
@@ -27,9 +26,9 @@ _NUMBER = r"^[€$£]?\s*[+-]?\d[\d.,' ]*\s*([€$£%]|EUR|USD|CHF|GBP)?$"
 def without_totals(frame: pl.DataFrame, name: str) -> tuple[pl.DataFrame, tuple[Finding, ...]]:
     """A table without its lines of totals and without empty lines, and findings that count them.
 
-    A line of totals has a word such as "Total" in one cell and else nothing but measures, or numbers that are far
-    larger than the others of their column. The last line is one without such a word, too, if it lacks what every
-    other row has, and if a number in it is the sum of the rows above it.
+    A line of totals has a word such as "Total" in one cell and else nothing but sums of the other numbers of the
+    column, or numbers that are far larger: a brand may be called "Total". The last line is one without such a word,
+    too, if it lacks what every other row has, and if a number in it is the sum of the rows above it.
 
     Args:
         frame: the cells as text.
@@ -59,7 +58,7 @@ def without_totals(frame: pl.DataFrame, name: str) -> tuple[pl.DataFrame, tuple[
 
 
 def _are_totals(likely: pl.DataFrame, rest: pl.DataFrame) -> pl.Series:
-    """Which rows with a word for totals hold else nothing but figures."""
+    """Which rows with a word for totals hold else nothing but figures of the rest."""
     cells = likely.with_columns(pl.when(~pl.col(c).str.contains(_WORD)).then(c) for c in likely.columns)
     return pl.select(pl.all_horizontal(_fits(cells[c], rest[c]) for c in rest.columns)).to_series()
 
@@ -73,15 +72,12 @@ def _is_sum(last: pl.DataFrame, above: pl.DataFrame) -> bool:
 
 
 def _fits(cells: pl.Series, others: pl.Series) -> pl.Series:
-    """Which cells are missing, or figures of the other cells of their column."""
+    """Which cells are missing, or figures of the other cells of their column, such as 0 of zeros."""
     numbers, known = _numbers(cells, others)
     if known is None:  # a number among texts is none of these
         alike = float(others.drop_nulls().str.contains(_NUMBER).mean() or 0) > 0.02  # type: ignore[arg-type]
         return cells.is_null() | (cells.str.contains(_NUMBER).fill_null(False) & (not alike))
-    ids = any(word in IDS for word in words_of(cells.name))
-    if not ids and names_a(cells.name, MEASURES | QUANTITIES | COMPUTED):
-        return cells.is_null() | numbers.is_not_null()
-    larger: pl.Series = numbers.abs() > LARGER * float(known.abs().max() or 0)  # type: ignore[arg-type]
+    larger: pl.Series = numbers.abs() >= LARGER * float(known.abs().max() or 0)  # type: ignore[arg-type]
     return cells.is_null() | larger.fill_null(False) | _sums(cells, others)
 
 
