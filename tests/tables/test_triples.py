@@ -83,10 +83,47 @@ def test_entities_may_be_item_keys_or_have_a_node_table(tmp_path: Path) -> None:
     tables = read(tmp_path, nodes=nodes, triples={"kg": section | {"entity": "place"}})
     assert rows_of(tables)["in"] == ("film", "place", [(1, 40)])
     assert tables.nodes["place"].title == "name"
-    assert [str(n) for n in tables.notices] == ["kg.txt: triples with entities not in place dropped (1)"]
+    assert [str(n) for n in tables.notices] == [
+        "kg.txt: numbers equal to a film key read as that film, as no items file is given: 67% of the film nodes "
+        "have triples, 67% of the heads are such keys (2)",
+        "kg.txt: film nodes without a triple (1)",
+        "kg.txt: triples with entities not in place dropped (1)",
+    ]
     written(tmp_path, places="id,name\n4,Rome\n", kg=kg.replace("1,likes,2\n", ""))
     with pytest.raises(InputError, match="no entity is in node table 'place'"):
         read(tmp_path, nodes=nodes, triples={"kg": section | {"entity": "place"}})
+
+
+def test_items_without_a_triple_are_counted_and_text_keys_need_no_warning(tmp_path: Path) -> None:
+    rows = "user,film\n" + "".join(f"{user},{film}\n" for user in range(4) for film in ("a", "b", "c"))
+    written(tmp_path, rows=rows, kg="head\trelation\ttail\na\tin\tRome\n")
+    section = {"file": "kg.txt", "separator": "\t"}
+    tables = read(tmp_path, triples={"kg": section})
+    assert [str(n) for n in tables.notices] == ["kg.txt: film nodes without a triple (2)"]
+
+
+@pytest.mark.parametrize("second", ["m.2\twritten_by\tp.3\np.3\tlives_in\tc.1\n", "m.1\twritten_by\tp.3\n"])
+def test_files_of_triples_share_their_entities(tmp_path: Path, second: str) -> None:
+    (written(tmp_path) / "more.txt").write_text(second, encoding="utf-8")
+    first = DATA["triples"]["freebase"]  # type: ignore[index]
+    tables = read(tmp_path, triples={"freebase": first, "more": first | {"file": "more.txt"}})
+    alone = read(tmp_path)
+    assert tables.nodes["entity"].frame["entity"].to_list() == ["c.1", "m.9", "p.1", "p.2", "p.3"]
+    films = {"m.1": 1, "m.2": 2}
+    expected = {}
+    for head, relation, tail in map(str.split, second.splitlines()):
+        expected[relation] = ("film" if head in films else "entity", "entity", [(films.get(head, head), tail)])
+    assert rows_of(tables) == rows_of(alone) | expected
+    assert not any("not in entity" in n.message for n in tables.notices)
+
+
+def test_several_files_of_triples_keep_to_a_node_table_that_is_given(tmp_path: Path) -> None:
+    (written(tmp_path, places="id\np.1\nc.1\n") / "more.txt").write_text("m.2\tin\tc.1\nm.2\tin\tc.2\n")
+    first = DATA["triples"]["freebase"] | {"entity": "place"}  # type: ignore[index]
+    nodes = {"place": {"file": "places.csv", "key": "id"}}
+    tables = read(tmp_path, nodes=nodes, triples={"freebase": first, "more": first | {"file": "more.txt"}})
+    assert tables.nodes["place"].frame["id"].to_list() == ["p.1", "c.1"]
+    assert rows_of(tables)["in"] == ("film", "place", [(2, "c.1")])
 
 
 def test_a_chain_of_predicates_is_composed(tmp_path: Path) -> None:

@@ -378,7 +378,8 @@ def read_tables(config: DataConfig, base: Path | str) -> Tables:
         time_unit=config.interactions.time_unit,
     )
     for name, triples in config.triples.items():
-        tables = _with_triples(tables, name, triples, folder, ReadOptions(config.na_values))
+        is_declared = triples.entity in config.nodes
+        tables = _with_triples(tables, name, triples, folder, ReadOptions(config.na_values), complete=is_declared)
     return tables
 
 
@@ -530,8 +531,10 @@ def _link(
     )
 
 
-def _with_triples(tables: Tables, name: str, config: TriplesConfig, folder: Path, rules: ReadOptions) -> Tables:
-    """The tables with the links of one file of triples."""
+def _with_triples(
+    tables: Tables, name: str, config: TriplesConfig, folder: Path, rules: ReadOptions, *, complete: bool
+) -> Tables:
+    """The tables with the links of one file of triples; ``complete`` as in ``with_triples``."""
     rules = replace(rules, missing=config.missing, columns=config.columns)
     ends: dict[str, tuple[str, ColumnKind]] = {
         "head": (config.head, "key"), "relation": (config.relation, "key"), "tail": (config.tail, "key"),
@@ -552,7 +555,9 @@ def _with_triples(tables: Tables, name: str, config: TriplesConfig, folder: Path
         entities = entities.select("item", pl.col("entity").cast(pl.String))
     tables = replace(tables, notices=(*tables.notices, *rules.notices))
     path = folder / config.file
-    return with_triples(tables, triples, entities, path, entity=config.entity, computed=config.computed)
+    return with_triples(
+        tables, triples, entities, path, entity=config.entity, complete=complete, computed=config.computed
+    )
 
 
 def _wanted_of_link(

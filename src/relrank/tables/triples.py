@@ -51,13 +51,16 @@ def with_triples(
     *,
     entity: str = ENTITY,
     full_names: bool = False,
+    complete: bool = True,
     computed: TimeValue | None = None,
 ) -> Tables:
     """The tables with a link table per predicate and pair of types, and with the node table of the entities.
 
     An exact repeat of a triple is dropped, as is a second edge of a predicate between the same nodes; both are
     counted. An entity of several items stands for each of them. If the tables have a node table of the entities,
-    triples with others are dropped and counted.
+    triples with others are dropped and counted, or the others are added to it. Where entities are named by item keys,
+    items without a triple are counted; and if keys are numbers, which those of other things may equal, a notice says
+    how many match.
 
     Args:
         tables: with a node table of the items, and perhaps one of the entities.
@@ -66,30 +69,29 @@ def with_triples(
         path: the file, for messages.
         entity: node type of the entities that are no items.
         full_names: whether tables have the full names of predicates.
+        complete: whether a node table of the entities names all of them; else it is one that other triples made.
         computed: when the triples were made, as for a link table.
 
     Raises:
         InputError: no triple is about an item, or a table of that name exists.
     """
     node, where = tables.nodes[tables.item], str(path)
+    by_key = entities is None
     if entities is None:
         keys = node.frame[node.key]
         entities = pl.DataFrame({"item": keys, "entity": keys.cast(pl.String)})
     once = triples.unique(maintain_order=True)
     notices = [Notice(path.name, "repeated triples dropped", triples.height - once.height)]
-    rows = _resolved(once, entities)
-    if rows["head_item"].null_count() == rows["tail_item"].null_count() == rows.height:
-        raise InputError(
-            "no triple is about an item",
-            where=where,
-            expected=f"heads or tails such as {shown(entities['entity'])}, the entity of a {tables.item}",
-            found=", ".join(shown(triples[end]) for end in ("head", "relation", "tail")),
-        )
+    rows = _resolved(once, entities, tables.item, where)
+    if by_key:
+        notices += _matches(rows, node, path)
     nodes = dict(tables.nodes)
-    if entity in nodes:
+    if complete and entity in nodes:
         rows = _known(rows, nodes[entity], path, notices)
     else:
         plain = [rows.filter(pl.col(f"{end}_item").is_null())[end].rename(entity) for end in ("head", "tail")]
+        if entity in nodes:
+            plain.append(nodes[entity].frame[entity])
         nodes[entity] = NodeTable(entity, pl.concat(plain).unique().sort().to_frame(), entity)
     names = predicate_names(once["relation"], full_names)
     links = dict(tables.links)
@@ -101,6 +103,21 @@ def with_triples(
         notices.append(Notice(path.name, f"{name}: repeated edges dropped", frame.height - links[name].frame.height))
     counted = tuple(notice for notice in notices if notice.count)
     return replace(tables, nodes=nodes, links=links, notices=(*tables.notices, *counted))
+
+
+def _matches(rows: pl.DataFrame, item: NodeTable, path: Path) -> list[Notice]:
+    """How many items have a triple, of triples that name items by their keys."""
+    items = pl.concat([rows["head_item"], rows["tail_item"]]).drop_nulls().n_unique()
+    heads = rows.filter(pl.col("head_item").is_not_null())["head"].n_unique() / rows["head"].n_unique()
+    without = Notice(path.name, f"{item.name} nodes without a triple", item.frame.height - items)
+    if not item.frame[item.key].dtype.is_integer():
+        return [without]
+    message = (
+        f"numbers equal to a {item.name} key read as that {item.name}, as no items file is given: "
+        f"{items / item.frame.height:.0%} of the {item.name} nodes have triples, "
+        f"{heads:.0%} of the heads are such keys"
+    )
+    return [Notice(path.name, message, items), without]
 
 
 def _known(rows: pl.DataFrame, table: NodeTable, path: Path, notices: list[Notice]) -> pl.DataFrame:
@@ -133,11 +150,19 @@ def predicate_names(predicates: pl.Series, full: bool = False) -> dict[str, str]
     }
 
 
-def _resolved(triples: pl.DataFrame, entities: pl.DataFrame) -> pl.DataFrame:
-    """The triples with ``head_item`` and ``tail_item``, null where the entity is no item."""
+def _resolved(triples: pl.DataFrame, entities: pl.DataFrame, item: str, where: str) -> pl.DataFrame:
+    """The triples with ``head_item`` and ``tail_item``, null where the entity is no item.
+
+    Raises:
+        InputError: no triple is about an item.
+    """
     for end in ("head", "tail"):
         items = entities.select(pl.col("entity").alias(end), pl.col("item").alias(f"{end}_item")).unique()
         triples = triples.join(items, on=end, how="left", maintain_order="left")
+    if triples["head_item"].null_count() == triples["tail_item"].null_count() == triples.height:
+        expected = f"heads or tails such as {shown(entities['entity'])}, the entity of a {item}"
+        found = ", ".join(shown(triples[end]) for end in _COLUMNS)
+        raise InputError("no triple is about an item", where=where, expected=expected, found=found)
     return triples
 
 
