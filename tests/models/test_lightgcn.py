@@ -21,7 +21,7 @@ LOSSES = pytest.mark.parametrize("loss", [BPR, SOFTMAX], ids=["bpr", "softmax"])
 
 class TestSoftmax(TrainedContract):
     kind = RelationalLightGCN
-    config = RelationalLightGCNConfig(dim=16, similarity="cosine", temperature=0.3)
+    config = RelationalLightGCNConfig(dim=16, similarity="cosine", temperature=0.3, ridge=0.0)
     embedding_tables = ("table",)
     fold_in = "similar"
 
@@ -167,6 +167,23 @@ def test_the_ridge_is_in_interactions_and_the_budget_follows_the_data():
     assert steps_by_size(0) == {"batch": 256, "epochs": 40}
     assert RelationalLightGCN.training_defaults(graph) == steps_by_size(len(edges)) | {"lr": 0.02, "decay": "linear"}
     assert XSimGCL.training_defaults(graph) == {}
+
+
+@pytest.mark.parametrize("settings", [{}, {"temperature": 0.1}, {"ridge": 0.0}])
+def test_cosines_are_refused_with_the_settings_of_dot_products(settings):
+    """A temperature of 1 makes a ranking by popularity of them."""
+    with pytest.raises(InputError, match=r"temperature = 0\.1 and ridge = 0"):
+        new(similarity="cosine", **settings)
+    assert new(similarity="cosine", temperature=0.1, ridge=0.0).penalty == 0
+
+
+def test_a_search_reaches_the_defaults():
+    """Dot products have a ridge and no temperature; cosines, as of XSimGCL, have a temperature."""
+    graph, default = planted_graph(), RelationalLightGCNConfig()
+    space = {dimension.name: dimension for dimension in RelationalLightGCN.space(graph)}
+    assert space.keys() & {"similarity", "temperature", "l2"} == set()
+    assert space["ridge"].low < default.ridge < space["ridge"].high
+    assert {"similarity", "temperature"} <= {dimension.name for dimension in XSimGCL.space(graph)}
 
 
 def test_softmax_loss_masks_the_users_own_items():

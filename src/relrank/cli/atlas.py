@@ -44,8 +44,8 @@ def atlas(
 ) -> None:
     """Run the studies of many data sets and write one page of what relations are worth across them.
 
-    A finished study is not run again and an interrupted one resumes. A study that fails does not end the others: the
-    page names it, and the exit code is 1.
+    Cells that have finished are not run again, so that an interrupted study resumes and a finished one takes as long
+    as reading its data. A study that fails does not end the others: the page names it, and the exit code is 1.
 
     Examples: **relrank atlas studies/atlas.toml** · **relrank atlas studies/atlas.toml --only planted --jobs 2** ·
     **relrank atlas studies/atlas.toml --pages-only**
@@ -61,10 +61,7 @@ def atlas(
     console = Console()
     outcomes = {study.name: stored_outcome(study, out) for study in of_file.studies}
     if not pages_only:
-        pending = [study for study in to_run if outcomes[study.name].result is None]
-        if len(to_run) > len(pending):
-            print_plain(console, f"{len(to_run) - len(pending)} of {len(to_run)} studies are finished already")
-        outcomes |= _run(console, pending, out, jobs)
+        outcomes |= _run(console, to_run, out, jobs)
     claims = write_atlas(of_file, [outcomes[study.name] for study in of_file.studies], page)
     _print_summary(console, of_file, outcomes, claims, page)
     if any(one.error is not None for one in outcomes.values()):

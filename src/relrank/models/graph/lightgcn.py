@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.graph.propagation import Propagation
 from relrank.graph.relation_chains import within_layers
@@ -127,6 +128,17 @@ class RelationalLightGCN(VectorModel):
         return *weights, GridParameter("ridge", (0.07, 0.2, 0.65, 2.0, 6.5), 0.65)
 
     @classmethod
+    def check_config(cls, config: Any, where: str) -> None:
+        """Cosines need a temperature below 1, and no penalty of lengths, which they do not see."""
+        if config.similarity == "cosine" and (config.temperature >= 1 or config.ridge):
+            raise InputError(
+                "settings for dot products with cosines",
+                where=f"{where}, similarity",
+                expected="with cosines temperature = 0.1 and ridge = 0, or others like these",
+                found=f"temperature = {config.temperature:g}, ridge = {config.ridge:g}",
+            )
+
+    @classmethod
     def training_defaults(cls, graph: Graph) -> dict[str, Any]:
         """Under dot products 40 to 120 steps an epoch, at most 40 epochs and 4,000 steps, with a falling rate."""
         if cls.Config().similarity == "cosine":
@@ -135,9 +147,13 @@ class RelationalLightGCN(VectorModel):
 
     @classmethod
     def space(cls, graph: Graph) -> tuple[GridParameter | Range | Choice, ...]:
-        """That of every encoder, then layers and initial relation weights."""
+        """That of every encoder, then layers and initial relation weights; dot products have a ridge instead."""
+        dimensions = super().space(graph)
+        if cls.Config().similarity == "dot":
+            kept = (d for d in dimensions if d.name not in ("similarity", "temperature", "l2"))
+            dimensions = *kept, Range("ridge", 0.05, 10.0, log=True)
         weights = (Range(f"weights.{name}", 0.01, 3.0, log=True) for name in sorted(graph.relations))
-        return *super().space(graph), Range("layers", 1, 4), *weights
+        return *dimensions, Range("layers", 1, 4), *weights
 
     def init_encoder(self, generator: torch.Generator) -> None:
         """Relation weights at their configured initial values."""

@@ -128,10 +128,13 @@ def _view(atlas: Atlas, outcomes: Sequence[Outcome], page: Path) -> dict[str, An
             f"{one.kind}, {one.family} ({titles[one.worths[0].study]})" for one in estimates if one.effect is None
         ],
         "controls": controls,
-        "claims": sorted(claims, key=lambda one: ANSWERS.index(one.answer)),
+        "claims": claims,
         "studies": [_study_row(one, page) for one in outcomes if one.result is not None],
         "machines": _machines(outcomes),
         "leaks": [(titles[one.study.name], leak) for one in outcomes if one.result for leak in _leaks(one.result)],
+        "skipped": [
+            (titles[one.study.name], said) for one in outcomes if one.result for said in one.result.card["skipped"]
+        ],
         "missing": [(one.study.title, one.problem) for one in outcomes if one.result is None],
     }
 

@@ -9,7 +9,7 @@ With an effect e, its intervals and the study's margin m, a claim
   beyond.
 
 "Shown to be smaller", "within" and "beyond" are one-sided tests at .05, so the ends of the 90 % interval decide. Else
-the claim is *undecided*. A claim whose arms have not run is *not tested*.
+the claim is *undecided*. A claim whose arms have not run, or whose relation leaks, is *not tested*.
 """
 
 from __future__ import annotations
@@ -88,9 +88,9 @@ def judge(claim: Claim, outcome: Outcome) -> JudgedClaim:
     base = None if row is None else base_metric(result, claim.against or claim.model, _base_arm(claim, row))
     if row is None or not base:
         return JudgedClaim(claim, "not tested", f"{claim.model} ran without the arms that this needs")
-    answer, why = decide(claim, effect_of(row), base, margin)
     if is_leaking(result, claim.relation):
-        why += "; the audit found a leak that the study accepts"
+        return JudgedClaim(claim, "not tested", "the audit found a leak, which the study accepts")
+    answer, why = decide(claim, effect_of(row), base, margin)
     return JudgedClaim(claim, answer, why, in_percent(row, base), 100 * margin)
 
 
@@ -103,6 +103,7 @@ def _evidence(claim: Claim, result: StudyResult) -> Row | None:
         row
         for row in result.effects.iter_rows(named=True)
         if (row["model"], row["other"]) == (claim.model, claim.against)
+        and row["arm_a"] != "interactions"  # that would say nothing about relations
         and (row["kind"] == "versus" or (row["kind"], row["arm_a"]) == ("strongest", "all"))
     ]
     return max(rows, key=lambda row: row["kind"] == "versus", default=None)

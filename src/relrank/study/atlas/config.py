@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from relrank.errors import InputError, did_you_mean, one_of
 from relrank.study.config import StudyConfig, read_study
+from relrank.tables.audit import SPLIT
 from relrank.tables.config import ConfigSection, Name, load_toml
 
 ALL = "all"
@@ -179,10 +180,28 @@ def read_atlas(path: Path | str) -> Atlas:
         for relation in entry.relations:
             _check_known("relation", relation, study.config.relations, f"{where}.relations, {entry.file}")
         studies.append(study)
+    _check_counted_once(studies, str(path))
     atlas = Atlas(config, path, tuple(studies))
     for at, claim in enumerate(config.claims):
         _check_claim(atlas, claim, f"{path}, claims.{at}")
     return atlas
+
+
+def _check_counted_once(studies: Sequence[AtlasStudy], where: str) -> None:
+    """Refuse two studies of the same data that give an estimate the same kind; what leaks gives it nothing."""
+    seen: dict[tuple[str, str], str] = {}
+    for study in (one for one in studies if not one.entry.control):
+        data = study.config.data.model_dump_json()
+        for relation, kind in study.entry.relations.items():
+            if {relation, SPLIT} & set(study.config.study.accept_leaks):
+                continue
+            if (other := seen.setdefault((data, kind), study.name)) != study.name:
+                raise InputError(
+                    "the same data give one kind of relation twice",
+                    where=where,
+                    expected="one study of each data set for every kind: a data set counts once in an estimate",
+                    found=f"{kind!r} in {other} and in {study.name}",
+                )
 
 
 def _check_claim(atlas: Atlas, claim: Claim, where: str) -> None:

@@ -20,6 +20,7 @@ from relrank.study.cell_store import load_fit_seconds
 from relrank.study.config import is_trained
 from relrank.study.result import StudyResult, titles_of
 from relrank.study.verdicts import NOT_READ
+from relrank.tables.audit import SPLIT
 
 CLOSED, LIGHTGCN, NETWORK = FAMILIES = ("closed form", "LightGCN", "other network")
 """Kinds of models that are shown side by side."""
@@ -179,9 +180,9 @@ def in_percent(row: Row, base: float) -> Gain:
 
 
 def is_leaking(result: StudyResult, relation: str) -> bool:
-    """Whether an accepted leak concerns a relation, or any one for ``ALL``."""
+    """Whether an accepted leak concerns a relation, or any one for ``ALL``; one in the split concerns all of them."""
     names = {name for leak in result.card["accepted_leaks"] for name in leak["names"]}
-    return bool(names) if relation == ALL else relation in names
+    return bool(names) if relation == ALL else bool(names & {relation, SPLIT})
 
 
 def _seconds_added(folder: Path, result: StudyResult, model: str, relation: str) -> float | None:
