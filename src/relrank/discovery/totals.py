@@ -58,9 +58,11 @@ def without_totals(frame: pl.DataFrame, name: str) -> tuple[pl.DataFrame, tuple[
 
 
 def _are_totals(likely: pl.DataFrame, rest: pl.DataFrame) -> pl.Series:
-    """Which rows with a word for totals hold else nothing but figures of the rest."""
+    """Which rows with a word for totals hold else nothing but figures of the rest; beside a sum also an average."""
     cells = likely.with_columns(pl.when(~pl.col(c).str.contains(_WORD)).then(c) for c in likely.columns)
-    return pl.select(pl.all_horizontal(_fits(cells[c], rest[c]) for c in rest.columns)).to_series()
+    fit, summed, measured = ([of(cells[c], rest[c]) for c in rest.columns] for of in (_fits, _sums, _measures))
+    total = pl.all_horizontal(fit) | (pl.any_horizontal(summed) & pl.all_horizontal(measured))
+    return pl.select(total).to_series()
 
 
 def _is_sum(last: pl.DataFrame, above: pl.DataFrame) -> bool:
@@ -79,6 +81,12 @@ def _fits(cells: pl.Series, others: pl.Series) -> pl.Series:
         return cells.is_null() | (cells.str.contains(_NUMBER).fill_null(False) & (not alike))
     larger: pl.Series = numbers.abs() >= LARGER * float(known.abs().max() or 0)  # type: ignore[arg-type]
     return cells.is_null() | larger.fill_null(False) | _sums(cells, others)
+
+
+def _measures(cells: pl.Series, others: pl.Series) -> pl.Series:
+    """Which cells are missing, numbers in a column of numbers, or figures of the others."""
+    numbers, known = _numbers(cells, others)
+    return _fits(cells, others) if known is None else cells.is_null() | numbers.is_not_null()
 
 
 def _sums(cells: pl.Series, others: pl.Series) -> pl.Series:
