@@ -154,7 +154,12 @@ def test_a_step_of_two_is_the_step_of_one(ran):
 def test_two_learn_what_one_learns(ran):
     """Within four standard deviations of one process under other seeds, and far from where they began."""
     ones = np.array([two.learned(SINGLE_PROCESS, seed)[0] for seed in range(4)])
-    untrained = two.RelationalLightGCN(planted_graph(), two.RelationalLightGCNConfig(dim=16, temperature=0.3))
+    untrained = two.RelationalLightGCN(
+        planted_graph(),
+        two.RelationalLightGCNConfig(
+            dim=16, layers=2, negatives=1024, similarity="cosine", temperature=0.3, ridge=0.0
+        ),
+    )
     untrained.init_weights(0)
     assert planted_auc(untrained) < 0.7
     assert ran.said[0]["auc"] > 0.95

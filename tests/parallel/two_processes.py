@@ -31,7 +31,15 @@ class Seen(RelationalLightGCN):
 
     def __init__(self, graph):
         c = RelationalLightGCNConfig(
-            dim=16, loss="bpr", similarity="dot", temperature=1.0, negatives=1, shared=False, l2=1e-3
+            dim=16,
+            layers=2,
+            loss="bpr",
+            similarity="dot",
+            temperature=1.0,
+            negatives=1,
+            shared=False,
+            l2=1e-3,
+            ridge=0.0,
         )
         super().__init__(graph, c)
         self.edges, self.seeds = [], []
@@ -87,7 +95,10 @@ class Dying(RelationalLightGCN):
 
 
 def dying(how):
-    model = Dying(planted_graph(), RelationalLightGCNConfig(dim=16, temperature=0.3))
+    model = Dying(
+        planted_graph(),
+        RelationalLightGCNConfig(dim=16, layers=2, negatives=1024, similarity="cosine", temperature=0.3, ridge=0.0),
+    )
     model.how = how
     return model
 
@@ -113,7 +124,10 @@ def one_epoch(group):
 
 def learned(group, seed):
     """The planted truth after 20 epochs, and the model."""
-    model = RelationalLightGCN(planted_graph(), RelationalLightGCNConfig(dim=16, temperature=0.3))
+    model = RelationalLightGCN(
+        planted_graph(),
+        RelationalLightGCNConfig(dim=16, layers=2, negatives=1024, similarity="cosine", temperature=0.3, ridge=0.0),
+    )
     fit(model, LEARNS, lambda: planted_auc(model), seed, group=group)
     return planted_auc(model), model
 

@@ -222,7 +222,7 @@ def test_a_learning_curve_has_a_point_per_epoch(logged):
             known = cell.history.drop_nulls(column).select("epoch", column).rows()
             assert sorted(found[f"curve/{name}"]) == known
         assert len(found["curve/loss"]) == 3
-        assert run.data.params["train.lr"] == "0.01"
+        assert run.data.params["train.lr"] == "0.02"
     assert curves == 2
 
 

@@ -45,6 +45,7 @@ def cell(model, seed, ndcg, **of_lists):
         learned_values={},
         valid_metric=0.1,
         cost=COST,
+        seconds=0.0,
         held=None,
         history=None,
     )

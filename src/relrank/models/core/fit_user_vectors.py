@@ -10,6 +10,8 @@ users (``benchmarks/fold_in.py``; chosen on validation items, flat from .4 to .7
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -35,8 +37,10 @@ def fit_to_histories(start: Tensor, rows: Csr, items: Tensor, temperature: float
         rows: histories, [n, n_items].
         items: Q, [n_items, d].
         temperature: of training.
-        length: ρ, length of the returned vectors.
+        length: ρ, length of the returned vectors. If it is not finite, neither are they.
     """
+    if not math.isfinite(length):  # from vectors that are not: the check of scores says so
+        return torch.full_like(start, torch.nan)
     start = length * functional.normalize(start.detach(), dim=1)
     fitted = (torch.from_numpy(rows.degrees()).to(start.device) > 0) & start.any(1)
     users = start * fitted[:, None]
