@@ -179,7 +179,8 @@ def _of_claims(claims: Sequence[JudgedClaim]) -> list[str]:
     for word, verbs in zip(ANSWERS, VERBS, strict=True):
         sources = [source(one.claim) for one in claims if one.answer == word]
         if sources:
-            clauses.append(f"**{len(sources)} {verbs[len(sources) > 1]}** ({listed(sources, most=12)})")
+            named = listed(list(dict.fromkeys(sources)), most=12)
+            clauses.append(f"**{len(sources)} {verbs[len(sources) > 1]}** ({named})")
     return [f"Of {len(claims)} [published claims](#published-claims) {listed(clauses)}."] if clauses else []
 
 
