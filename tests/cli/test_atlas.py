@@ -16,9 +16,10 @@ from relrank.errors import InputError
 from relrank.evaluation.meta_analysis import pool_effects
 from relrank.report.atlas import picture
 from relrank.report.atlas.page import md
+from relrank.study.atlas.claims import judge
 from relrank.study.atlas.config import read_atlas
-from relrank.study.atlas.gains import CLOSED, LIGHTGCN, Gain, Worth, estimate, pooled, reading
-from relrank.study.atlas.run import seconds_left
+from relrank.study.atlas.gains import CLOSED, LIGHTGCN, Gain, Worth, estimate, pooled, reading, worth_of
+from relrank.study.atlas.run import seconds_left, stored_outcome
 from relrank.study.result import StudyResult
 from relrank.testing import planted_study
 
@@ -227,6 +228,21 @@ def test_an_interrupted_atlas_goes_on(copied):
     assert "finished earlier and are reused" in printed
     assert {path.name for path in (copied / "runs" / "two" / "cells").iterdir()} == cells
     assert "3 of 3 studies are on the page" in printed
+
+
+@pytest.mark.parametrize(
+    ("names", "answered"), [([], True), (["noise"], True), (["driver"], False), (["interactions"], False)]
+)
+def test_a_leak_answers_no_claim(copied, names, answered):
+    """A leak in the split concerns every relation, one of another relation none."""
+    atlas = read_atlas(copied / "atlas.toml")
+    outcome = stored_outcome(atlas.study("one", ""), copied / "runs")
+    leaks = [{"names": names, "check": "", "message": "", "count": 1}] if names else []
+    result = replace(outcome.result, card=outcome.result.card | {"accepted_leaks": leaks})
+    judged = judge(atlas.config.claims[0], replace(outcome, result=result))
+    assert (judged.answer != "not tested") == answered
+    leaking = {worth.relation: worth.leaks for worth in worth_of(replace(outcome, result=result))}
+    assert leaking["driver"] == (not answered)
 
 
 def test_one_kind_of_relation_counts_once_per_data_set(copied):
