@@ -151,6 +151,11 @@ class Cell:
         return self.arm.rewired is None and len(used_relations) > 1 and set(used_relations) <= set(self.arm.relations)
 
     @property
+    def is_compared_without(self) -> bool:
+        """Whether ``has_all``, and the study compares this arm with those that lack one relation."""
+        return self.has_all and "drop" in (self.model.arms or ARM_KINDS)
+
+    @property
     def full_graph(self) -> Graph | None:
         """The graph with all relations, if the arm's solution is derived from that graph's; else None.
 
@@ -232,6 +237,7 @@ class Cell:
             "trials": self.trials,
             **({"search": SEARCH_VERSION, "after": list(self.prerequisites)} if self.trials > 1 else {}),
             **({"adds": True} if self.trials > 1 and self.tunes_new_weights_only else {}),
+            **({"without": False} if self.trials > 1 and self.has_all and not self.is_compared_without else {}),
             "metric": self.study.metric,
             "metrics": METRICS_VERSION,
             "ks": list(self.study.ks),

@@ -97,7 +97,7 @@ def fill_cell(cell: Cell, part: Path, on_status: StatusCallback, trial_cache: Tr
         "cost": cost,
         "began_after": list(cell.warm_started_from),
     }
-    if cell.has_all and tuned.trials:
+    if cell.is_compared_without and tuned.trials:
         config, graph = tuned.config, tuned.graph
         del tuned  # one model in memory at a time
         held = fixed_setting_effects(cell, config, graph, evaluation.table, part, on_status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -101,7 +102,7 @@ def tune(
         trial = None if key is None else trial_cache.get(key)
         if trial is None:
             began = time.perf_counter()
-            model, _ = fit_cell(cell, graph, config, folder / f"trial-{n_trials}", on_status, group=group)
+            model, _ = fit_cell(cell, graph, config, fit_folder(folder, config), on_status, group=group)
             metrics = group.broadcast_from_rank0(
                 lambda: user_metric(model, cell.split_context.split, cell.study.metric).tolist()
             )
@@ -113,7 +114,7 @@ def tune(
 
     searched = {k.name for k in grid_parameters}
     kind = MODELS[cell.model.kind]
-    without = {f"weights.{name}" for name in cell.effective_arm.relations} if cell.has_all else set()
+    without = {f"weights.{name}" for name in cell.effective_arm.relations} if cell.is_compared_without else set()
     reference = None if cell.warm_starts or without else kind.published_settings(graph)
     # a start or reference that sets a fixed hyper-parameter would be cut to something else
     if reference is not None and not reference.keys() <= searched:
@@ -125,26 +126,32 @@ def tune(
     return override_config(initial, search.trials[search.chosen].values, cell.model.name), search, seconds
 
 
+def fit_folder(folder: Path, config: Any) -> Path:
+    """Where a configuration is trained: the final fit finds the checkpoint of the trial that was chosen."""
+    return folder / ("fit-" + hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode()).hexdigest()[:16])
+
+
 def tune_and_fit(
     cell: Cell, folder: Path, on_status: StatusCallback, trial_cache: TrialCache, group: ProcessGroup = SINGLE_PROCESS
 ) -> TunedModel:
     """Tune a cell (see ``tune``) and fit the best configuration.
 
-    A trained model writes checkpoints to ``folder``, so that a killed cell resumes. All processes of a group take
-    part; rank 0 measures.
+    A trained model writes checkpoints to ``folder``, so that a killed cell resumes, and the trial that was chosen is
+    not trained again: its seconds count as those of the fit. All processes of a group take part; rank 0 measures.
     """
     graph = cell.graph  # built once: shuffling and derived matrices are expensive
     config, search, tuning_seconds = tune(cell, graph, folder, on_status, trial_cache, group)
     began = time.perf_counter()
     model, history = fit_cell(
-        cell, graph, config, folder / "final", on_status, group=group, full_graph=cell.full_graph
+        cell, graph, config, fit_folder(folder, config), on_status, group=group, full_graph=cell.full_graph
     )
     valid = group.broadcast_from_rank0(lambda: mean_metric(model, cell.split_context.split, cell.study.metric))
     if cell.split_context.refit:
         del model  # one model in memory at a time
         graph = refit_graph(cell, graph)
         model = refit_cell(cell, graph, config, history, folder / "refit", on_status, group)
-    seconds = {"tune": tuning_seconds, "fit": time.perf_counter() - began}
+    trained = float(history["seconds"].sum()) if history is not None and search.trials else 0.0  # in the trial
+    seconds = {"tune": max(tuning_seconds - trained, 0.0), "fit": time.perf_counter() - began + trained}
     chosen = search.chosen if search.trials else None
     return TunedModel(model, graph, config, valid, search.trials, chosen, search.converged, history, seconds)
 
