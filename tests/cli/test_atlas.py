@@ -15,7 +15,7 @@ from relrank.cli.app import app
 from relrank.errors import InputError
 from relrank.evaluation.meta_analysis import pool_effects
 from relrank.report.atlas import picture
-from relrank.report.atlas.page import md
+from relrank.report.atlas.page import leak_twins, md
 from relrank.study.atlas.claims import judge
 from relrank.study.atlas.config import read_atlas
 from relrank.study.atlas.gains import CLOSED, LIGHTGCN, Gain, Worth, estimate, pooled, reading, worth_of
@@ -171,16 +171,17 @@ def test_claims_are_judged(done):
     first = next(line for line in done.page.splitlines() if line.startswith(r"| Drivers \| matter."))
     assert "[Nobody, 2020](https://example.org/paper)" in first
     assert "**holds**" in first
-    second = next(line for line in done.page.splitlines() if "worth nothing" in line)
+    second = next(line for line in done.page.splitlines() if line.startswith("| All of them are worth nothing"))
     assert "**does not hold**" in second
     assert "Their test rows leak." in second
-    third = next(line for line in done.page.splitlines() if "hurts LightGCN" in line)
+    third = next(line for line in done.page.splitlines() if line.startswith("| Noise hurts LightGCN"))
     assert "**not tested**" in third  # LightGCN did not run on all relations
-    assert (
-        "Of 3 [published claims](#published-claims) **1 does not hold** ([Somebody](https://example.org)), "
-        in done.page
-    )
-    assert "and **1 could not be tested** (" in done.page
+    answer = done.page[: done.page.index("## What relations are worth")]
+    begin = "- **1 of 3 published claims does not hold** ([how claims are decided](#published-claims)):\n"
+    said = "    - All of them are worth nothing. ([Somebody](https://example.org)) Here +"
+    assert begin + said in answer
+    assert "- **1 of 3 published claims holds**:\n" in answer
+    assert "- **1 of 3 published claims could not be tested**:\n" in answer
     assert "does not hold: All of them are worth nothing. (Somebody)" in done.printed
 
 
@@ -243,6 +244,22 @@ def test_a_leak_answers_no_claim(copied, names, answered):
     assert (judged.answer != "not tested") == answered
     leaking = {worth.relation: worth.leaks for worth in worth_of(replace(outcome, result=result))}
     assert leaking["driver"] == (not answered)
+
+
+def test_what_a_leak_pretends_stands_beside_the_gain_without_it(copied):
+    """Only for the same data: a study of other data with the same kind of relation says nothing of this leak."""
+    atlas = read_atlas(copied / "atlas.toml")
+    clean, other = (stored_outcome(atlas.study(name, ""), copied / "runs") for name in ("one", "two"))
+    leak = {"names": ["driver"], "check": "", "message": "", "count": 1}
+    result = replace(clean.result, card=clean.result.card | {"accepted_leaks": [leak]})
+    renamed = replace(clean.study, config=clean.study.config.model_copy(update={"name": "naive"}))
+    leaking = replace(clean, result=result, study=renamed)
+    sentences = leak_twins([clean, leaking], [*worth_of(clean), *worth_of(leaking)])
+    assert len(sentences) == 2, "closed form and LightGCN"
+    gain = shown(worth_in_percent(copied, "one", "sparse-ease"))
+    assert f"With the leak tastes seem to be worth **{gain}** to sparse-ease" in sentences[0]
+    assert f"without it **{gain}**" in sentences[0]
+    assert not leak_twins([other, leaking], [*worth_of(other), *worth_of(leaking)])
 
 
 def test_one_kind_of_relation_counts_once_per_data_set(copied):

@@ -20,6 +20,7 @@ from relrank.study.atlas.gains import (
     ALL_KIND,
     CLOSED,
     FAMILIES,
+    LIGHTGCN,
     Gain,
     Worth,
     base_metric,
@@ -115,7 +116,8 @@ def _view(atlas: Atlas, outcomes: Sequence[Outcome], page: Path) -> dict[str, An
     return {
         "atlas": atlas.config,
         "command": f"relrank atlas {atlas.path.as_posix() if not atlas.path.is_absolute() else atlas.path.name}",
-        "answer": answer(estimates, claims, titles),
+        "answer": answer(estimates, titles) + leak_twins(real, worths),
+        "claims_by_answer": claims_by_answer(claims, titles),
         "wide": page.with_suffix(".svg").name,
         "narrow": _narrow(page).name,
         "groups": _groups(real, worths, shown, estimates, control, controls),
@@ -149,39 +151,63 @@ def _estimate(worths: Sequence[Worth], kind: str, family: str, scale: float) -> 
     return Estimate(kind, family, tuple(parts), effect, word, margin, others)
 
 
-def answer(estimates: Sequence[Estimate], claims: Sequence[JudgedClaim], titles: Mapping[str, str]) -> list[str]:
-    """The page's first sentences: what kinds of relations are worth to the closed form, and the claims."""
+def answer(estimates: Sequence[Estimate], titles: Mapping[str, str]) -> list[str]:
+    """The page's first sentences: what kinds of relations are worth to the closed form and to LightGCN."""
     closed = [one for one in estimates if one.family == CLOSED]
-    many = [one for one in closed if one.effect is not None]
     sentences = [] if closed else ["No relation of real data has been measured with a closed form yet."]
-    for word, verb in (("helps", "help"), ("hurts", "hurt"), ("negligible", "are negligible")):
-        named = [f"{md(one.kind)} ({_mean(one)})" for one in many if one.reading == word]
-        if named:
-            sentences.append(f"On average over data sets **{listed(named)}** {verb} the closed form.")
-    open_ = [f"{md(one.kind)} ({_mean(one)})" for one in many if one.reading == "undecided"]
-    if open_:
-        sentences.append(f"Not decided on average over data sets: {listed(open_)}.")
-    new = [
-        f"{md(one.kind)} {_ends(one.effect.new_low, one.effect.new_high)} (above the margin with a probability of "
-        f"{100 * one.effect.probability_above(one.margin):.0f} %)"
-        for one in many
-        if one.effect is not None and one.reading == "helps"
-    ]
-    if new:
-        sentences.append(f"Expected in a new data set: {listed(new)}.")
-    sentences += _of_one_data_set([one for one in closed if one.effect is None], titles)
-    return sentences + _of_claims(claims)
+    for family, name in ((CLOSED, "the closed form"), (LIGHTGCN, "LightGCN")):
+        many = [one for one in estimates if one.family == family and one.effect is not None]
+        for word, verb in (("helps", "help"), ("hurts", "hurt"), ("negligible", "are negligible to")):
+            named = [f"{md(one.kind)} ({_mean(one)})" for one in many if one.reading == word]
+            if named:
+                sentences.append(f"On average over data sets **{listed(named)}** {verb} {name}.")
+        open_ = [f"{md(one.kind)} ({_mean(one)})" for one in many if one.reading == "undecided"]
+        if open_:
+            sentences.append(f"Not decided for {name} on average over data sets: {listed(open_)}.")
+        new = [
+            f"{md(one.kind)} {_ends(one.effect.new_low, one.effect.new_high)} (above the margin with a probability "
+            f"of {100 * one.effect.probability_above(one.margin):.0f} %)"
+            for one in many
+            if one.effect is not None and one.reading == "helps"
+        ]
+        if new:
+            sentences.append(f"Expected of {name} on a new data set: {listed(new)}.")
+    return sentences + _of_one_data_set([one for one in closed if one.effect is None], titles)
 
 
-def _of_claims(claims: Sequence[JudgedClaim]) -> list[str]:
-    """Which published claims hold, in one sentence; none without claims."""
-    clauses = []
+def claims_by_answer(claims: Sequence[JudgedClaim], titles: Mapping[str, str]) -> list[tuple[str, list[str]]]:
+    """A heading for every answer that occurs, such as "2 of 9 published claims do not hold", and those claims."""
+    found = []
     for word, verbs in zip(ANSWERS, VERBS, strict=True):
-        sources = [source(one.claim) for one in claims if one.answer == word]
-        if sources:
-            named = listed(list(dict.fromkeys(sources)), most=12)
-            clauses.append(f"**{len(sources)} {verbs[len(sources) > 1]}** ({named})")
-    return [f"Of {len(claims)} [published claims](#published-claims) {listed(clauses)}."] if clauses else []
+        those = [one for one in claims if one.answer == word]
+        if those:
+            named = f"{len(those)} of {len(claims)} published {'claim' if len(claims) == 1 else 'claims'}"
+            lines = [_claim_line(one, titles) for one in those]
+            found.append((f"**{named} {verbs[len(those) > 1]}**", lines))
+    return found
+
+
+def _claim_line(one: JudgedClaim, titles: Mapping[str, str]) -> str:
+    evidence = f"{md(one.claim.model)} on {md(titles[one.claim.study])}"
+    measured = f"Here {gain_text(one.gain)}, {evidence}" if one.gain else f"It asks for {evidence}"
+    return f"{md(one.claim.text)} ({source(one.claim)}) {measured}."
+
+
+def leak_twins(outcomes: Sequence[Outcome], worths: Sequence[Worth]) -> list[str]:
+    """For relations with an accepted leak and without it, in studies of the same data, what they seem to be worth."""
+    data = {one.study.name: one.study.config.data for one in outcomes}
+    title = {one.study.name: one.study.title for one in outcomes}
+    sentences = []
+    for leaking in (w for w in worths if w.leaks and w.kind != ALL_KIND and w.alone is not None):
+        for clean in worths:
+            same = (clean.kind, clean.model) == (leaking.kind, leaking.model) and not clean.leaks
+            if same and clean.alone is not None and data[clean.study] == data[leaking.study]:
+                sentences.append(
+                    f"With the leak {md(leaking.kind)} seem to be worth **{gain_text(leaking.alone)}** to "
+                    f"{md(leaking.model)} ({md(title[leaking.study])}), without it **{gain_text(clean.alone)}** "
+                    f"({md(title[clean.study])})."
+                )
+    return sentences
 
 
 def _of_one_data_set(estimates: Sequence[Estimate], titles: Mapping[str, str]) -> list[str]:
