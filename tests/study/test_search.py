@@ -4,6 +4,7 @@ import shutil
 import sqlite3
 import tomllib
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
 import optuna
@@ -144,6 +145,20 @@ class Stop:
         pass
 
 
+class Told(Stop):
+    """Keeps what a search with a limit says, and the trials of every plan."""
+
+    def __init__(self):
+        super().__init__()
+        self.plans, self.said = [], []
+
+    def plan(self, planned, trials, finished):
+        self.plans.append((trials, sum(finished.values())))
+
+    def fitted(self, *figures):
+        self.said.append(figures)
+
+
 def opened(path, text=""):
     """The study with its material on the first seed."""
     path.write_text(path.read_text() + text)
@@ -181,6 +196,27 @@ def test_trial_0_is_the_defaults_and_every_arm_has_as_many_trials(study_file, tm
     # ladders that start elsewhere than at the default are tried from their start too: a weight has to be earned
     second = next(s for s in found if s.cell.model.name == "relational-ease" and s.cell.arm.relations).trials[1]
     assert second.values == {"weights.driver": 0.0, "weights.noise": 0.0, "l2": 200.0}
+
+
+@pytest.mark.parametrize(("seconds", "most", "trials"), [(85, 30, 4), (85, 2, 2), (3, 30, 1)])
+def test_a_limit_of_time_is_the_same_number_of_trials_for_each(
+    study_file, tmp_path, fake, monkeypatch, seconds, most, trials
+):
+    """Every trial takes ten seconds of a clock that moves when it is read, so a trial of two arms takes twenty."""
+    ticks = iter(range(0, 10**6, 10))
+    monkeypatch.setattr(optuna_search, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    config, material = opened(study_file, FAKE)
+    callback, out = Told(), tmp_path / "out"
+    found = search_study(config, material, out, most, ["fake"], callback=callback, seconds=seconds)
+    assert [len(s.trials) for s in found] == [trials, trials]
+    assert callback.said == [(trials, 20, seconds)]
+    assert callback.plans == [(1, 0), (trials, 2)]
+    again = Told()
+    assert told(search_study(config, material, out, most, ["fake"], callback=again, seconds=seconds)) == told(found)
+    assert again.plans == [(1, 2), (trials, 2 * trials)]
+    assert not again.tried_now
+    whole = search_study(config, material, tmp_path / "whole", trials, ["fake"])
+    assert told(whole) == told(found), "the limit says how many, and nothing else"
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -13,6 +13,7 @@ from rich.text import Text
 from relrank.cli.live_progress import LiveProgress, plain_table
 from relrank.cli.progress import print_plain
 from relrank.study.cell import Cell
+from relrank.study.number_format import duration
 from relrank.study.optuna_search import ArmSearch
 from relrank.study.optuna_storage import STATES, OptunaTrial
 from relrank.study.progress import time_left
@@ -25,21 +26,30 @@ class LiveSearch(LiveProgress):
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self._searches: list[ArmSearch] = []
-        self._planned = self._finished = 0
+        self._planned = self._finished = self._made = 0
         self._to_come: dict[str, int] = {}
         self._durations: dict[str, list[float]] = {}
         self._cell: Cell | None = None
         self._best = float("-inf")
 
     def plan(self, cells: Sequence[Cell], trials: int, finished: dict[tuple[str, str], int]) -> None:
-        """Set the planned cells, trials per cell, and trials finished by an earlier run, by model and arm."""
+        """Set the planned cells, trials per cell, and trials that exist, by model and arm."""
+        self._searches, self._to_come, reused = [], {}, sum(finished.values()) - self._made
         for cell in cells:
             to_come = trials - finished[cell.model.name, cell.arm.name]
             self._to_come[cell.model.name] = self._to_come.get(cell.model.name, 0) + to_come
         self._planned, self._finished = len(cells) * trials, sum(finished.values())
-        if self._finished:
-            self._console.print(f"{self._finished} of {self._planned} trials were finished earlier and are reused")
+        if reused:
+            self._console.print(f"{reused} of {self._planned} trials were finished earlier and are reused")
         self._bar.update(self._task, total=self._planned, completed=self._finished)
+
+    def fitted(self, trials: int, round_seconds: float, seconds: float) -> None:
+        """Say how many trials fit into the limit, and what one more of each costs."""
+        print_plain(
+            self._console,
+            f"{trials} {'trial' if trials == 1 else 'trials'} of every model and arm fit into {duration(seconds)}, "
+            f"about {duration(trials * round_seconds)} in all; one of each took {duration(round_seconds)}",
+        )
 
     def start(self, cell: Cell) -> None:
         """A cell's search starts or resumes."""
@@ -63,7 +73,7 @@ class LiveSearch(LiveProgress):
     def trial_done(self, attempt: OptunaTrial) -> None:
         """A trial has ended."""
         assert self._cell is not None
-        cell, self._finished = self._cell, self._finished + 1
+        cell, self._finished, self._made = self._cell, self._finished + 1, self._made + 1
         self._to_come[cell.model.name] -= 1
         self._durations.setdefault(cell.model.name, []).append(attempt.seconds)
         self._best = max(self._best, float("-inf") if attempt.metric is None else attempt.metric)

@@ -186,7 +186,11 @@ def _show_and_save(
 def tune(
     context: typer.Context,
     study: StudyFile,
-    trials: Annotated[int, typer.Option(min=1, help="Configurations per model and arm.")] = 30,
+    trials: Annotated[int, typer.Option(min=1, help="Configurations per model and arm, at most.")] = 30,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0.01, help="Trials that fit into this time, the same number for each; at most --trials."),
+    ] = None,
     models: Annotated[
         str | None,
         typer.Option(help="Models, separated by commas; all by default.", autocompletion=completion.models),
@@ -197,9 +201,11 @@ def tune(
     """Search hyper-parameters on validation data with equal trials per model and arm, and write a tuned study file.
 
     The first trial uses the defaults; unpromising trials of trained models are stopped early. An interrupted search
-    resumes, and a higher number of trials extends it. Needs the extra "tune".
+    resumes, and a higher number of trials extends it. With --minutes the first trial of each is timed, and the number
+    that fits is said before the search goes on. Needs the extra "tune".
 
-    Example: **relrank tune studies/planted.toml --trials 20 --models ease,relational-ease**
+    Examples: **relrank tune studies/planted.toml --trials 20 --models ease,relational-ease** ·
+    **relrank tune studies/planted.toml --minutes 30**
     """
     from rich.console import Console
 
@@ -218,8 +224,10 @@ def tune(
     print_card(console, config, data)
     names = [name.strip() for name in (models or "").split(",") if name.strip()]
     with LiveSearch(console) as live:
-        searches = search_study(config, data, folder, trials, names, seed, live)
+        seconds = None if minutes is None else 60 * minutes
+        searches = search_study(config, data, folder, trials, names, seed, live, seconds)
     print_searches(console, searches)
+    trials = min(len(search.trials) for search in searches)
     source = f"{trials} trials per model and arm, seed {seed}"
     tuned = write_tuned(config, searches, study.parent, folder / "tuned.toml", source)
     print_plain(console, f"\ntuned    {tuned}; try")

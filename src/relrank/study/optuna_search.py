@@ -72,7 +72,13 @@ class SearchCallback(Protocol):
     """Receives the events of a search."""
 
     def plan(self, cells: Sequence[Cell], trials: int, finished: dict[tuple[str, str], int]) -> None:
-        """Cells to search, trials of each, and how many of them exist, by model and arm."""
+        """Cells to search, trials of each, and how many of them exist, by model and arm.
+
+        A search with a limit of time is planned twice: for the first trial of every cell, and again after that.
+        """
+
+    def fitted(self, trials: int, round_seconds: float, seconds: float) -> None:
+        """Trials of each cell that fit into a limit of seconds, where the first trials of all took round_seconds."""
 
     def start(self, cell: Cell) -> None:
         """A cell's search starts or continues."""
@@ -110,6 +116,7 @@ def search_study(
     models: Sequence[str] = (),
     seed: int = 0,
     callback: SearchCallback | None = None,
+    seconds: float | None = None,
 ) -> list[ArmSearch]:
     """Search every model and arm on the first split; all trials are stored in ``out/tuning.db``.
 
@@ -122,6 +129,8 @@ def search_study(
             trials are returned.
         seed: of the search.
         callback: receives the events of the search.
+        seconds: a limit for all trials together, those of earlier runs included: the first trial of every model and
+            arm is timed, and then each gets as many as fit if trials take as long as these did, at most ``trials``.
 
     Returns:
         The searches, including those of earlier runs.
@@ -140,18 +149,27 @@ def search_study(
     checkpoints = out / "tuning.checkpoints"
     with study_folder(out, config, material.smoke), _quiet(optuna), optuna_storage.storage_errors(out / "tuning.db"):
         storage = optuna_storage.open_storage(optuna, out / "tuning.db")
-        earlier = [optuna_storage.load_trials(optuna, cell, seed, storage)[:trials] for cell in cells]
-        wanted = [not models or cell.model.name in models for cell in cells]
-        if callback:
-            planned = [(c, len(made)) for c, made, is_wanted in zip(cells, earlier, wanted, strict=True) if is_wanted]
-            callback.plan([c for c, _ in planned], trials, {(c.model.name, c.arm.name): n for c, n in planned})
-        searches = []
-        for cell, made, is_wanted in zip(cells, earlier, wanted, strict=True):
-            if is_wanted:
-                search = _CellSearch(optuna, cell, trials, seed, storage, checkpoints, callback)
-                searches.append(search.run())
-            elif len(made) == trials:
-                searches.append(ArmSearch(cell, tuple(made)))
+        wanted = [cell for cell in cells if not models or cell.model.name in models]
+        wanted_ids = {id(cell) for cell in wanted}
+
+        def search_all(trials: int) -> list[ArmSearch]:
+            made = {id(c): optuna_storage.load_trials(optuna, c, seed, storage)[:trials] for c in cells}
+            if callback:
+                callback.plan(wanted, trials, {(c.model.name, c.arm.name): len(made[id(c)]) for c in wanted})
+            found = []
+            for cell in cells:
+                if id(cell) in wanted_ids:
+                    found.append(_CellSearch(optuna, cell, trials, seed, storage, checkpoints, callback).run())
+                elif len(made[id(cell)]) == trials:
+                    found.append(ArmSearch(cell, tuple(made[id(cell)])))
+            return found
+
+        if seconds is not None:
+            first = sum(search.trials[0].seconds for search in search_all(1) if id(search.cell) in wanted_ids)
+            trials = max(1, min(trials, int(seconds / max(first, 1e-9))))
+            if callback:
+                callback.fitted(trials, first, seconds)
+        searches = search_all(trials)
         shutil.rmtree(checkpoints, ignore_errors=True)
     return searches
 
