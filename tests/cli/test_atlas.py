@@ -246,6 +246,21 @@ def test_a_leak_answers_no_claim(copied, names, answered):
     assert leaking["driver"] == (not answered)
 
 
+@pytest.mark.parametrize(("arm", "answered"), [("all", True), ("interactions", False)])
+def test_a_claim_against_another_model_needs_an_arm_with_relations(copied, arm, answered):
+    """A model that beats another one on the interactions alone says nothing of relations."""
+    atlas = read_atlas(copied / "atlas.toml")
+    outcome = stored_outcome(atlas.study("one", ""), copied / "runs")
+    effects = outcome.result.effects
+    row = effects.filter((pl.col("model") == "sparse-ease") & (pl.col("kind") == "gain")).with_columns(
+        kind=pl.lit("versus"), other=pl.lit("popularity"), arm_a=pl.lit(arm), arm_b=pl.lit("interactions")
+    )
+    result = replace(outcome.result, effects=pl.concat([effects, row], how="vertical_relaxed"))
+    claim = atlas.config.claims[2].model_copy(update={"model": "sparse-ease"})
+    judged = judge(claim, replace(outcome, result=result))
+    assert (judged.answer != "not tested") == answered
+
+
 def test_what_a_leak_pretends_stands_beside_the_gain_without_it(copied):
     """Only for the same data: a study of other data with the same kind of relation says nothing of this leak."""
     atlas = read_atlas(copied / "atlas.toml")

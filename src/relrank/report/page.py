@@ -14,13 +14,14 @@ from relrank.io.atomic import atomic_write, write_text
 from relrank.report import formatting
 from relrank.report.study_comparison import compare_studies
 from relrank.report.table_data import table_data
+from relrank.report.templates import template_environment
 from relrank.report.view import build_view, check_fields
 from relrank.study.number_format import duration
 from relrank.study.result import StudyResult, arm_titles_of, titles_of
 from relrank.study.verdicts import agrees
 
 if TYPE_CHECKING:
-    from jinja2 import BytecodeCache, Environment
+    from jinja2 import Environment
 
 
 @checked("rr.write_report")
@@ -69,26 +70,6 @@ def _write(page: str, path: Path | str) -> Path:
     return path
 
 
-@cache
-def _compiled() -> BytecodeCache:
-    """A cache of compiled templates for this process: compiling takes three times as long as writing a page."""
-    from jinja2 import BytecodeCache
-    from jinja2.bccache import Bucket
-
-    class MemoryCache(BytecodeCache):
-        def __init__(self) -> None:
-            self.code: dict[str, bytes] = {}
-
-        def load_bytecode(self, bucket: Bucket) -> None:
-            if bucket.key in self.code:
-                bucket.bytecode_from_string(self.code[bucket.key])
-
-        def dump_bytecode(self, bucket: Bucket) -> None:
-            self.code[bucket.key] = bucket.bytecode_to_string()
-
-    return MemoryCache()
-
-
 def render(result: StudyResult, refresh: int | None = None) -> str:
     """The page as text; all values of the study are escaped."""
     view = build_view(result)
@@ -109,16 +90,7 @@ def _script() -> dict[str, str]:
 
 def _environment(result: StudyResult) -> Environment:
     """Templates with number formats: by default the decimals of the study's metric, and its titles."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("relrank.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        bytecode_cache=_compiled(),
-    )
+    environment = template_environment(escape_html=True)
     environment.filters["number"] = lambda value, decimals=result.decimals: formatting.number(value, decimals)
     environment.filters["signed"] = lambda value, decimals=result.decimals: formatting.signed(value, decimals)
     environment.globals |= {

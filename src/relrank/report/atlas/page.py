@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from relrank.evaluation.meta_analysis import PooledEffect
 from relrank.io.atomic import atomic_write, write_text
 from relrank.report.atlas.picture import Group, Mark, Marks, narrow_picture, wide_picture
 from relrank.report.formatting import NOTHING, amount, count, extra, listed, metric_name, number, signed_percent
+from relrank.report.templates import template_environment
 from relrank.study.atlas.claims import ANSWERS, JudgedClaim, judge
 from relrank.study.atlas.config import Atlas, Claim
 from relrank.study.atlas.gains import (
@@ -34,6 +35,9 @@ from relrank.study.atlas.gains import (
 from relrank.study.atlas.run import Outcome
 from relrank.study.result import StudyResult
 from relrank.study.verdicts import agrees
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 AVERAGE = "over data sets"
 """Heading of the column of estimates."""
@@ -360,17 +364,8 @@ def gain_text(gain: Gain | None) -> str:
     return NOTHING if gain is None else f"{_percent(gain.mean)} ({_ends(gain.low, gain.high)})"
 
 
-def _environment() -> Any:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("relrank.report", ""),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # Markdown: ``md`` escapes
-    )
+def _environment() -> Environment:
+    environment = template_environment(escape_html=False)  # Markdown: ``md`` escapes
     environment.filters |= {
         "md": md,
         "source": source,
