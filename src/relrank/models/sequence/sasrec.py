@@ -1,10 +1,12 @@
 """SASRec: a causal transformer over the history (Kang & McAuley 2018).
 
-    x_t = √d · q_{s_t} + p_{pos(t)}                                         (eq. 1; √d from the authors' code) x ← x +
-    Dropout(SA(LayerNorm(x))),      x ← x + Dropout(FFN(LayerNorm(x)))          (section 3.3, each layer) SA(x) =
-    softmax(Q Kᵀ / √d_head) V · W_O,      [Q, K, V] = x [W_Q, W_K, W_V]     (eq. 2 and 3, each head; there without
-    W_O) FFN(x) = W₂ gelu(W₁ x + b₁) + b₂                                                    (eq. 4, there with ReLU)
-    h_t = LayerNorm(x_t),      score(i) = h_t · q_i                                     (eq. 6)
+    x_t = √d · q_{s_t} + p_{pos(t)}                               (eq. 1; √d from the authors' code)
+    x ← x + Dropout(SA(LayerNorm(x)))                             (section 3.3, in each layer)
+    x ← x + Dropout(FFN(LayerNorm(x)))
+    SA(x) = softmax(Q Kᵀ / √d_head) V · W_O                       (eq. 2 and 3, each head; there without W_O)
+    [Q, K, V] = x [W_Q, W_K, W_V]
+    FFN(x) = W₂ gelu(W₁ x + b₁) + b₂                              (eq. 4, there with ReLU)
+    h_t = LayerNorm(x_t),  score(i) = h_t · q_i                   (eq. 6)
 
 q is ``table``, shared by input and output. Windows are aligned on the right, as with the paper's padding on the left:
 the latest item is always at the last position. The default loss is the softmax over the catalogue: with the paper's
