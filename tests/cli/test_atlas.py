@@ -15,7 +15,7 @@ from relrank.cli.app import app
 from relrank.errors import InputError
 from relrank.evaluation.meta_analysis import pool_effects
 from relrank.report.atlas import picture
-from relrank.report.atlas.page import leak_twins, md
+from relrank.report.atlas.page import gain_text, leak_twins, md
 from relrank.study.atlas.claims import judge
 from relrank.study.atlas.config import read_atlas
 from relrank.study.atlas.gains import CLOSED, LIGHTGCN, Gain, Worth, estimate, pooled, reading, worth_of
@@ -353,6 +353,11 @@ def worth(mean, half, **others):
     given = {"study": "s", "kind": "k", "relation": "r", "title": "r", "family": CLOSED, "model": "m", "kept": None}
     given |= {"tuned": None, "margin": 1.0, "verdict": None, "true_verdict": None, "leaks": False, "links": 1}
     return Worth(**given | {"seconds": None, "alone": Gain(mean, mean - half, mean + half)} | others)
+
+
+def test_a_relation_that_the_search_leaves_out_is_called_so():
+    assert gain_text(Gain(0.0, 0.0, 0.0)) == "0 % (no weight)"
+    assert gain_text(Gain(0.0, -0.01, 0.01)) == "0 % (0 to 0 %)"
 
 
 def test_what_is_pooled():

@@ -49,7 +49,9 @@ def test_by_interval_and_margin(expect, size, mean, half, answer):
 def test_an_effect_of_exactly_nothing():
     """A relation that the search gave no weight."""
     nothing = Effect(0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 937.0, 938, 5)
-    answers = {expect: decide(claim(expect), nothing, 0.2, 0.01)[0] for expect in ("helps", "hurts", "negligible")}
+    decided = {expect: decide(claim(expect), nothing, 0.2, 0.01) for expect in ("helps", "hurts", "negligible")}
+    answers = {expect: answer for expect, (answer, _) in decided.items()}
+    assert {why for _, why in decided.values()} == {"the search on validation rows gives it no weight"}
     assert answers == {"helps": "does not hold", "hurts": "does not hold", "negligible": "holds"}
 
 

@@ -360,8 +360,11 @@ def _ends(low: float, high: float) -> str:
 
 
 def gain_text(gain: Gain | None) -> str:
-    """A gain with its interval; a dash for none."""
-    return NOTHING if gain is None else f"{_percent(gain.mean)} ({_ends(gain.low, gain.high)})"
+    """A gain with its interval; a dash for none. A gain of exactly 0 is a relation that the search leaves out."""
+    if gain is None:
+        return NOTHING
+    left_out = gain.low == gain.mean == gain.high == 0
+    return f"{_percent(gain.mean)} ({'no weight' if left_out else _ends(gain.low, gain.high)})"
 
 
 def _environment() -> Environment:

@@ -8,6 +8,8 @@ With an effect e, its intervals and the study's margin m, a claim
 * that a relation is negligible: *holds* if e is shown to be within ± m; *does not hold* if it is shown to be
   beyond.
 
+A relation to which the search gives no weight adds exactly 0, so it neither helps nor hurts.
+
 "Shown to be smaller", "within" and "beyond" are one-sided tests at .05, so the ends of the 90 % interval decide. Else
 the claim is *undecided*. A claim whose arms have not run, or whose relation leaks, is *not tested*.
 """
@@ -55,6 +57,9 @@ def decide(claim: Claim, effect: Effect, base: float, margin: float) -> tuple[An
         base: the metric without the relation.
         margin: smallest difference that matters, as a share of the base.
     """
+    if effect.mean == effect.low == effect.high == 0:
+        answer: Answer = "holds" if claim.expect == "negligible" else "does not hold"
+        return answer, "the search on validation rows gives it no weight"
     sign = -1.0 if claim.expect == "hurts" else 1.0
     low = min(sign * effect.low, sign * effect.high)
     inner_low, inner_high = sorted(sign * end for end in effect.interval_at(0.9))
