@@ -13,6 +13,8 @@ from relrank.testing import TrainedContract, planted_graph
 from relrank.training import TrainConfig, fit
 
 N_USERS, N_ITEMS, N_TAGS = 160, 120, 12
+COSINES = {"loss": "softmax", "similarity": "cosine", "temperature": 0.3}
+LEARNED = {"weight": 0.3, "learn_weights": True}
 USERS = torch.arange(N_USERS)
 BPR = {"loss": "bpr", "negatives": 1, "shared": False, "l2": 1e-4, "ridge": 0.0}
 SOFTMAX = {"similarity": "cosine", "temperature": 0.1, "ridge": 0.0}
@@ -231,9 +233,7 @@ def test_a_helpful_relation_keeps_more_weight_than_its_rewired_self():
     """On cosines. Under BPR a weight also scales the vectors, so it does not tell how much a relation helps."""
     graph = planted_graph().only("has_tag")
     helpful, rewired = (
-        trained(
-            g, 40, loss="softmax", similarity="cosine", temperature=0.3, negatives=1024, shared=True, l2=0.0
-        ).relation_weights["has_tag"]
+        trained(g, 40, **COSINES, negatives=1024, shared=True, l2=0.0, **LEARNED).relation_weights["has_tag"]
         for g in (graph, graph.rewired("has_tag", seed=1))
     )
     assert helpful > rewired + 0.05
@@ -241,7 +241,7 @@ def test_a_helpful_relation_keeps_more_weight_than_its_rewired_self():
 
 
 def test_a_relation_of_weight_0_stays_out_for_good():
-    weights = trained(planted_graph(), weights={"similar": 0.0}).relation_weights
+    weights = trained(planted_graph(), weights={"similar": 0.0}, **LEARNED).relation_weights
     assert weights["similar"] == 0.0
     assert weights["has_tag"] != pytest.approx(0.3, abs=1e-3)
     # the scores are those of a graph that never had it
@@ -250,9 +250,18 @@ def test_a_relation_of_weight_0_stays_out_for_good():
     assert torch.equal(model.score(USERS), without.score(USERS))
 
 
-def test_fixed_weights_do_not_move():
-    weights = trained(planted_graph(), learn_weights=False, weights={"has_tag": 0.9}).relation_weights
-    assert weights == pytest.approx({"has_tag": 0.9, "similar": 0.3})
+def test_weights_do_not_move_unless_they_are_learned():
+    fixed = trained(planted_graph(), weights={"has_tag": 0.9}).relation_weights
+    assert fixed == pytest.approx({"has_tag": 0.9, "similar": 0.1})
+    learned = trained(planted_graph(), weights={"has_tag": 0.9}, learn_weights=True).relation_weights
+    assert abs(learned["has_tag"] - 0.9) > 1e-3
+
+
+def test_the_search_starts_without_relations_and_moves_all_weights_together_first():
+    parameters = RelationalLightGCN.grid_parameters(planted_graph())
+    weights = [p for p in parameters if p.name.startswith("weights.")]
+    assert [p.name for p in weights] == ["weights.has_tag", "weights.similar"]
+    assert {(p.start, p.grid_values[1], p.group, p.coarse_steps) for p in weights} == {(0.0, 0.1, "weights", False)}
 
 
 @pytest.mark.parametrize("weight", [1e-4, 0.3, 5.0, 300.0])

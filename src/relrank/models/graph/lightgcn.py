@@ -1,11 +1,12 @@
-"""Relational LightGCN: LightGCN (He et al. 2020) that also propagates over relations, with learned weights α_r ≥ 0.
+"""Relational LightGCN: LightGCN (He et al. 2020) that also propagates over relations, with weights α_r ≥ 0.
 
-    Eˡ⁺¹ = A(α) Eˡ,  E⁰ = E,       A(α) = Â_interactions + Σ_r α_r Â_r,  α_r = softplus(θ_r)      (eq. 7)
+    Eˡ⁺¹ = A(α) Eˡ,  E⁰ = E,       A(α) = Â_interactions + Σ_r α_r Â_r                            (eq. 7)
     Z = 1/(L+1) · Σ_{l=0..L} Eˡ                                                                   (eq. 8)
     ŷ_ui = z_u · z_i, or their cosine                                                             (eq. 5)
 
 E has one row per node (users, items, tags, …); every Â = D^-½ A D^-½ is normalised by its own degrees. The α_r weight
-relations; they are not the paper's layer weights α_k, which are 1/(L+1) here. As in the paper, the edges that a step
+relations; they are not the paper's layer weights α_k, which are 1/(L+1) here. By default they are hyper-parameters:
+trained together with E they follow the training loss, and grow beyond what validation rows want. As in the paper, the edges that a step
 trains on stay in the graph. The paper's loss is BPR on inner products; the default here is sampled softmax on inner
 products, which needs a few dozen epochs instead of a thousand, and a far stronger penalty of E⁰.
 
@@ -48,7 +49,7 @@ class PropagationConfig(VectorConfig):
     weights: Weights = field(default_factory=dict)
     """Initial α per relation; 0 excludes the relation permanently."""
     learn_weights: bool = True
-    """Whether α is trained."""
+    """Whether α = softplus(θ) is trained."""
     ridge: NonNegative = 0.0
     """λ, a penalty on E⁰ in interactions: λ / √(d_users · d_items) is added to ``l2``, with the mean numbers of
     interactions of users and of items that have any. So the same λ suits data of any density."""
@@ -65,6 +66,8 @@ class RelationalLightGCNConfig(PropagationConfig):
     temperature: Positive = 1.0
     negatives: PositiveInt = 512
     ridge: NonNegative = 0.65
+    weight: NonNegative = 0.1
+    learn_weights: bool = False
 
 
 def mean_degree(graph: Graph) -> float:
@@ -120,11 +123,13 @@ class RelationalLightGCN(VectorModel):
 
     @classmethod
     def grid_parameters(cls, graph: Graph) -> tuple[GridParameter, ...]:
-        """Initial weights of the relations, then the penalty; under cosines the temperature alone."""
+        """Weights of the relations, then the penalty; under cosines the temperature alone."""
         if cls.Config().similarity == "cosine":
             return super().grid_parameters(graph)
-        grid_values = (0.0, 0.03, 0.1, 0.3, 1.0)
-        weights = (GridParameter(f"weights.{name}", grid_values, 0.0) for name in sorted(graph.relations))
+        weights = (
+            GridParameter(f"weights.{name}", (0.0, 0.1, 0.3, 1.0), 0.0, "weights", coarse_steps=False)
+            for name in sorted(graph.relations)
+        )
         return *weights, GridParameter("ridge", (0.07, 0.2, 0.65, 2.0, 6.5), 0.65)
 
     @classmethod
@@ -147,7 +152,7 @@ class RelationalLightGCN(VectorModel):
 
     @classmethod
     def space(cls, graph: Graph) -> tuple[GridParameter | Range | Choice, ...]:
-        """That of every encoder, then layers and initial relation weights; dot products have a ridge instead."""
+        """That of every encoder, then layers and relation weights; dot products have a ridge instead."""
         dimensions = super().space(graph)
         if cls.Config().similarity == "dot":
             kept = (d for d in dimensions if d.name not in ("similarity", "temperature", "l2"))
