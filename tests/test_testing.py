@@ -223,7 +223,7 @@ SOFTMAX = {"dim": 16, "loss": "softmax", "negatives": 60}
         ("half a gradient", "gradients_are_finite_differences", {}),
         ("kernel alone", "gradients_are_finite_differences", {}),
         ("noise from nowhere", "gradients_are_finite_differences", {}),
-        ("weights without gradient", "gradients_are_finite_differences", {}),
+        ("weights without gradient", "gradients_are_finite_differences", {"learn_weights": True}),
         ("without a seed", "workers_draw_the_same_batches", {}),
         ("by thread", "workers_draw_the_same_batches", {}),
         ("without a seed", "a_batch_is_the_same_in_any_thread", {}),

@@ -218,7 +218,7 @@ def test_a_history_with_repeats_is_read_as_the_list_was_made_of_it():
 
 
 def light(graph, kind=RelationalLightGCN):
-    model = kind(graph, RelationalLightGCNConfig(dim=8) if kind is RelationalLightGCN else None)
+    model = kind(graph, RelationalLightGCNConfig(dim=8, weight=0.3) if kind is RelationalLightGCN else None)
     model.init_weights(3)
     return model
 

@@ -23,7 +23,7 @@ LOSSES = pytest.mark.parametrize("loss", [BPR, SOFTMAX], ids=["bpr", "softmax"])
 
 class TestSoftmax(TrainedContract):
     kind = RelationalLightGCN
-    config = RelationalLightGCNConfig(dim=16, similarity="cosine", temperature=0.3, ridge=0.0)
+    config = RelationalLightGCNConfig(dim=16, similarity="cosine", temperature=0.3, ridge=0.0, **LEARNED)
     embedding_tables = ("table",)
     fold_in = "similar"
 
