@@ -6,9 +6,9 @@
 
 E has one row per node (users, items, tags, …); every Â = D^-½ A D^-½ is normalised by its own degrees. The α_r weight
 relations; they are not the paper's layer weights α_k, which are 1/(L+1) here. By default they are hyper-parameters:
-trained together with E they follow the training loss, and grow beyond what validation rows want. As in the paper, the edges that a step
-trains on stay in the graph. The paper's loss is BPR on inner products; the default here is sampled softmax on inner
-products, which needs a few dozen epochs instead of a thousand, and a far stronger penalty of E⁰.
+trained together with E they follow the training loss, and grow beyond what validation rows want. As in the paper, the
+edges that a step trains on stay in the graph. The paper's loss is BPR on inner products; the default here is sampled
+softmax on inner products, which needs a few dozen epochs instead of a thousand, and a far stronger penalty of E⁰.
 
 A user unseen during training has no row in E. Their vector is fitted to the history, starting from what propagation
 alone gives them (``relrank.models.core.fit_user_vectors``).
