@@ -22,6 +22,7 @@ from relrank.study.atlas.gains import (
     CLOSED,
     FAMILIES,
     LIGHTGCN,
+    NETWORK,
     Gain,
     Worth,
     base_metric,
@@ -156,10 +157,10 @@ def _estimate(worths: Sequence[Worth], kind: str, family: str, scale: float) -> 
 
 
 def answer(estimates: Sequence[Estimate], titles: Mapping[str, str]) -> list[str]:
-    """The page's first sentences: what kinds of relations are worth to the closed form and to LightGCN."""
+    """The page's first sentences: what kinds of relations are worth to each family of models."""
     closed = [one for one in estimates if one.family == CLOSED]
     sentences = [] if closed else ["No relation of real data has been measured with a closed form yet."]
-    for family, name in ((CLOSED, "the closed form"), (LIGHTGCN, "LightGCN")):
+    for family, name in ((CLOSED, "the closed form"), (LIGHTGCN, LIGHTGCN), (NETWORK, "other networks")):
         many = [one for one in estimates if one.family == family and one.effect is not None]
         for word, verb in (("helps", "help"), ("hurts", "hurt"), ("negligible", "are negligible to")):
             named = [f"{md(one.kind)} ({_mean(one)})" for one in many if one.reading == word]
