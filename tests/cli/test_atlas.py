@@ -360,6 +360,15 @@ def test_a_relation_that_the_search_leaves_out_is_called_so():
     assert gain_text(Gain(0.0, -0.01, 0.01)) == "0 % (0 to 0 %)"
 
 
+def test_one_relation_is_not_shown_again_as_all_together(done):
+    outcome = stored_outcome(read_atlas(done.home / "atlas.toml").study("one", ""), done.home / "runs")
+    config = outcome.study.config
+    relations = {"driver": config.relations["driver"]}
+    alone = replace(outcome, study=replace(outcome.study, config=config.model_copy(update={"relations": relations})))
+    assert "all" in {worth.relation for worth in worth_of(outcome)}
+    assert "all" not in {worth.relation for worth in worth_of(alone)}
+
+
 def test_what_is_pooled():
     """Neither leaks nor other models; a gain of exactly 0 has the margin as its interval."""
     worths = [worth(2, 1), worth(0, 0), worth(9, 1, leaks=True), worth(9, 1, family=LIGHTGCN), worth(9, 1, kind="j")]

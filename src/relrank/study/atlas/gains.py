@@ -109,15 +109,16 @@ def judges(study: AtlasStudy, result: StudyResult) -> dict[str, str]:
 
 
 def worth_of(outcome: Outcome) -> list[Worth]:
-    """All that a finished study says of its relations: those of the atlas, or of controls all, and all together."""
+    """All that a finished study says of its relations: those of the atlas, or of controls all; and several together."""
     study, result = outcome.study, outcome.result
     if result is None:
         return []
     kinds = {name: name for name in study.config.relations} if study.entry.control else study.entry.relations
+    together = {ALL: ALL_KIND} if len(study.config.relations) > 1 else {}
     of_models = judges(study, result)
     return [
         worth
-        for relation, kind in {**kinds, ALL: ALL_KIND}.items()
+        for relation, kind in {**kinds, **together}.items()
         for family, model in of_models.items()
         if (worth := _worth(outcome, result, relation, kind, family, model)) is not None
     ]
