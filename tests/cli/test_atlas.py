@@ -180,6 +180,8 @@ def test_claims_are_judged(done):
     begin = "- **1 of 3 published claims does not hold** ([how claims are decided](#published-claims)):\n"
     said = "    - All of them are worth nothing. ([Somebody](https://example.org)) Here +"
     assert begin + said in answer
+    assert "sparse-ease on two: it is beyond the margin.\n" in answer
+    assert "against popularity on" in answer
     assert "- **1 of 3 published claims holds**:\n" in answer
     assert "- **1 of 3 published claims could not be tested**:\n" in answer
     assert "does not hold: All of them are worth nothing. (Somebody)" in done.printed
@@ -272,8 +274,11 @@ def test_what_a_leak_pretends_stands_beside_the_gain_without_it(copied):
     sentences = leak_twins([clean, leaking], [*worth_of(clean), *worth_of(leaking)])
     assert len(sentences) == 2, "closed form and LightGCN"
     gain = shown(worth_in_percent(copied, "one", "sparse-ease"))
-    assert f"With the leak tastes seem to be worth **{gain}** to sparse-ease" in sentences[0]
-    assert f"without it **{gain}**" in sentences[0]
+    assert f"With a leak the gain of tastes seems to be **{gain}** (sparse-ease, " in sentences[0]
+    assert f"without it, it is **{gain}**" in sentences[0]
+    fewer = [m.model_copy(update={"trials": 2}) for m in renamed.config.models]
+    untuned = replace(renamed, config=renamed.config.model_copy(update={"models": tuple(fewer)}))
+    assert not leak_twins([clean, replace(leaking, study=untuned)], [*worth_of(clean), *worth_of(leaking)])
     assert not leak_twins([other, leaking], [*worth_of(other), *worth_of(leaking)])
 
 

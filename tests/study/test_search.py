@@ -4,15 +4,18 @@ import shutil
 import sqlite3
 import tomllib
 from dataclasses import dataclass, replace
+from io import StringIO
 from types import SimpleNamespace
 
 import numpy as np
 import optuna
 import pytest
 import torch
+from rich.console import Console
 from sqlalchemy import event
 from torch import nn
 
+from relrank.cli.live_search import LiveSearch
 from relrank.errors import InputError
 from relrank.models import MODELS, Trained
 from relrank.models.core.base import GridParameter
@@ -215,6 +218,8 @@ def test_a_limit_of_time_is_the_same_number_of_trials_for_each(
     assert told(search_study(config, material, out, most, ["fake"], callback=again, seconds=seconds)) == told(found)
     assert again.plans == [(1, 2), (trials, 2 * trials)]
     assert not again.tried_now
+    short = search_study(config, material, out, most, ["fake"], seconds=1)
+    assert told(short) == told(found), "no trial that exists is left out"
     whole = search_study(config, material, tmp_path / "whole", trials, ["fake"])
     assert told(whole) == told(found), "the limit says how many, and nothing else"
 
@@ -511,3 +516,16 @@ def test_a_full_disk_is_not_called_a_damaged_database(tmp_path):
 def test_stored_searches_are_found_by_the_text_of_format_2(axis, text):
     """The text is hashed into the name of a stored search: another one would hide its trials."""
     assert axis.identity == text
+
+
+@pytest.mark.parametrize(
+    ("trials", "round_seconds", "seconds", "said"),
+    [
+        (4, 20, 85, "one trial of every model and arm took 20 s; 4 of each, about 80 s in all, are within 85 s\n"),
+        (1, 20, 3, "one trial of every model and arm took 20 s, more than 3 s: no further ones\n"),
+    ],
+)
+def test_what_fits_into_the_time_is_said(trials, round_seconds, seconds, said):
+    text = StringIO()
+    LiveSearch(Console(file=text, width=200)).fitted(trials, round_seconds, seconds)
+    assert text.getvalue() == said

@@ -26,7 +26,7 @@ class LiveSearch(LiveProgress):
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self._searches: list[ArmSearch] = []
-        self._planned = self._finished = self._made = 0
+        self._planned = self._finished = self._made = self._told = 0
         self._to_come: dict[str, int] = {}
         self._durations: dict[str, list[float]] = {}
         self._cell: Cell | None = None
@@ -34,22 +34,25 @@ class LiveSearch(LiveProgress):
 
     def plan(self, cells: Sequence[Cell], trials: int, finished: dict[tuple[str, str], int]) -> None:
         """Set the planned cells, trials per cell, and trials that exist, by model and arm."""
-        self._searches, self._to_come, reused = [], {}, sum(finished.values()) - self._made
+        self._searches, self._to_come = [], {}
+        reused = sum(finished.values()) - self._made - self._told
+        self._told += reused
         for cell in cells:
             to_come = trials - finished[cell.model.name, cell.arm.name]
             self._to_come[cell.model.name] = self._to_come.get(cell.model.name, 0) + to_come
         self._planned, self._finished = len(cells) * trials, sum(finished.values())
         if reused:
-            self._console.print(f"{reused} of {self._planned} trials were finished earlier and are reused")
+            self._console.print(f"{self._told} of {self._planned} trials were finished earlier and are reused")
         self._bar.update(self._task, total=self._planned, completed=self._finished)
 
     def fitted(self, trials: int, round_seconds: float, seconds: float) -> None:
         """Say how many trials fit into the limit, and what one more of each costs."""
-        print_plain(
-            self._console,
-            f"{trials} {'trial' if trials == 1 else 'trials'} of every model and arm fit into {duration(seconds)}, "
-            f"about {duration(trials * round_seconds)} in all; one of each took {duration(round_seconds)}",
-        )
+        one, limit = f"one trial of every model and arm took {duration(round_seconds)}", duration(seconds)
+        if round_seconds > seconds:
+            print_plain(self._console, f"{one}, more than {limit}: no further ones")
+        else:
+            total = f"about {duration(trials * round_seconds)} in all"
+            print_plain(self._console, f"{one}; {trials} of each, {total}, are within {limit}")
 
     def start(self, cell: Cell) -> None:
         """A cell's search starts or resumes."""

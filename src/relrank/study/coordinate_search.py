@@ -10,7 +10,7 @@ smaller improvements are mostly noise, and arms that follow them end at settings
 values (``study.warm_starts``) move in single steps only. Where a model has a published setting as a reference, the
 result of a search from there is chosen unless the other result is better by that error, since a few validation users
 separate many settings by chance alone. A search with all relations also runs the searches of the arms that lack one
-of them, and continues from there if one of these is better: more relations never validate worse.
+of them, if these follow, and continues from there if one of these is better: more relations never validate worse.
 """
 
 from __future__ import annotations

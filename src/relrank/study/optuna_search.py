@@ -130,7 +130,8 @@ def search_study(
         seed: of the search.
         callback: receives the events of the search.
         seconds: a limit for all trials together, those of earlier runs included: the first trial of every model and
-            arm is timed, and then each gets as many as fit if trials take as long as these did, at most ``trials``.
+            arm is timed, and then each gets as many as fit if trials take as long as these did, at most ``trials``
+            and no fewer than all have.
 
     Returns:
         The searches, including those of earlier runs.
@@ -166,7 +167,8 @@ def search_study(
 
         if seconds is not None:
             first = sum(search.trials[0].seconds for search in search_all(1) if id(search.cell) in wanted_ids)
-            trials = max(1, min(trials, int(seconds / max(first, 1e-9))))
+            made = min(len(optuna_storage.load_trials(optuna, cell, seed, storage)) for cell in wanted)
+            trials = min(trials, max(made, int(seconds / max(first, 1e-9))))
             if callback:
                 callback.fitted(trials, first, seconds)
         searches = search_all(trials)

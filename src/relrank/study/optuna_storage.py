@@ -55,7 +55,8 @@ class OptunaTrial:
 
 def study_name(cell: Cell, axes: Sequence[Axis], seed: int) -> str:
     """Optuna's name of a cell's search, with a hash of everything that its trials depend on."""
-    only_final = ("format", "trials", "ks", "beside", "refit", "final")  # what only the final evaluation depends on
+    # what only the final evaluation or the search of a study depends on
+    only_final = ("format", "trials", "ks", "beside", "refit", "final", "without")
     identity = {k: v for k, v in cell.identity().items() if k not in only_final}
     space = [axis.identity for axis in axes]
     rules = [FORMAT, RANDOM_TRIALS, PRUNER_STARTUP_TRIALS, UNPRUNED_SHARE]

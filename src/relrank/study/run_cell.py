@@ -42,7 +42,7 @@ LEARNED_VALUES = {
     "share of each view": "view_shares",
     "items without a view": "missing_views",
 }
-"""By label, the attribute in which a fitted model reports values that it has learned."""
+"""By label, the attribute in which a fitted model reports values that it has learned, or weights that it has."""
 
 
 def run_cell(cell: Cell, folder: Path, on_status: StatusCallback, trial_cache: TrialCache) -> CellResult:

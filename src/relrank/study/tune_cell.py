@@ -102,11 +102,12 @@ def tune(
         trial = None if key is None else trial_cache.get(key)
         if trial is None:
             began = time.perf_counter()
-            model, _ = fit_cell(cell, graph, config, fit_folder(folder, config), on_status, group=group)
+            model, history = fit_cell(cell, graph, config, fit_folder(folder, config), on_status, group=group)
+            restored = _restored(history, time.perf_counter() - began)
             metrics = group.broadcast_from_rank0(
                 lambda: user_metric(model, cell.split_context.split, cell.study.metric).tolist()
             )
-            trial = CachedTrial(np.asarray(metrics, np.float32), time.perf_counter() - began)
+            trial = CachedTrial(np.asarray(metrics, np.float32), time.perf_counter() - began + restored)
             if key is not None:
                 trial_cache[key] = trial
         seconds += trial.seconds
@@ -145,15 +146,21 @@ def tune_and_fit(
     model, history = fit_cell(
         cell, graph, config, fit_folder(folder, config), on_status, group=group, full_graph=cell.full_graph
     )
+    restored = _restored(history, time.perf_counter() - began)
     valid = group.broadcast_from_rank0(lambda: mean_metric(model, cell.split_context.split, cell.study.metric))
     if cell.split_context.refit:
         del model  # one model in memory at a time
         graph = refit_graph(cell, graph)
         model = refit_cell(cell, graph, config, history, folder / "refit", on_status, group)
-    trained = float(history["seconds"].sum()) if history is not None and search.trials else 0.0  # in the trial
-    seconds = {"tune": max(tuning_seconds - trained, 0.0), "fit": time.perf_counter() - began + trained}
+    in_trial = restored if search.trials else 0.0
+    seconds = {"tune": max(tuning_seconds - in_trial, 0.0), "fit": time.perf_counter() - began + restored}
     chosen = search.chosen if search.trials else None
     return TunedModel(model, graph, config, valid, search.trials, chosen, search.converged, history, seconds)
+
+
+def _restored(history: pl.DataFrame | None, seconds: float) -> float:
+    """Seconds of training that a checkpoint saved a fit, which itself took so many."""
+    return 0.0 if history is None else max(float(history["seconds"].sum()) - seconds, 0.0)
 
 
 def free_parameters(cell: Cell, graph: Graph) -> list[GridParameter]:

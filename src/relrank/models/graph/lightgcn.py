@@ -45,9 +45,9 @@ class PropagationConfig(VectorConfig):
     layers: NonNegativeInt = 2
     """L, propagation layers."""
     weight: NonNegative = 0.3
-    """Initial α of every relation that ``weights`` does not name."""
+    """α, or its initial value, of every relation that ``weights`` does not name."""
     weights: Weights = field(default_factory=dict)
-    """Initial α per relation; 0 excludes the relation permanently."""
+    """The same per relation; 0 excludes the relation permanently."""
     learn_weights: bool = True
     """Whether α = softplus(θ) is trained."""
     ridge: NonNegative = 0.0

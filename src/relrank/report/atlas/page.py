@@ -193,24 +193,34 @@ def claims_by_answer(claims: Sequence[JudgedClaim], titles: Mapping[str, str]) -
 
 
 def _claim_line(one: JudgedClaim, titles: Mapping[str, str]) -> str:
-    evidence = f"{md(one.claim.model)} on {md(titles[one.claim.study])}"
-    measured = f"Here {gain_text(one.gain)}, {evidence}" if one.gain else f"It asks for {evidence}"
-    return f"{md(one.claim.text)} ({source(one.claim)}) {measured}."
+    against = f" against {md(one.claim.against)}" if one.claim.against else ""
+    evidence = f"{md(one.claim.model)}{against} on {md(titles[one.claim.study])}"
+    measured = f"Here {gain_text(one.gain)}, {evidence}" if one.gain else f"Not tested with {evidence}"
+    return f"{md(one.claim.text)} ({source(one.claim)}) {measured}: {md(one.why)}."
 
 
 def leak_twins(outcomes: Sequence[Outcome], worths: Sequence[Worth]) -> list[str]:
-    """For relations with an accepted leak and without it, in studies of the same data, what they seem to be worth."""
-    data = {one.study.name: one.study.config.data for one in outcomes}
+    """For relations with an accepted leak and without it, in studies of one protocol, what they seem to be worth."""
+    section = {(one.study.name, m.name): m for one in outcomes for m in one.study.config.models}
+    protocol = {
+        one.study.name: (c.data, c.protocol, c.study.metric, c.study.seeds)
+        for one in outcomes
+        for c in (one.study.config,)
+    }
     title = {one.study.name: one.study.title for one in outcomes}
     sentences = []
     for leaking in (w for w in worths if w.leaks and w.kind != ALL_KIND and w.alone is not None):
         for clean in worths:
-            same = (clean.kind, clean.model) == (leaking.kind, leaking.model) and not clean.leaks
-            if same and clean.alone is not None and data[clean.study] == data[leaking.study]:
+            same = (
+                (clean.kind, clean.model, clean.leaks) == (leaking.kind, leaking.model, False)
+                and protocol[clean.study] == protocol[leaking.study]
+                and section[clean.study, clean.model] == section[leaking.study, leaking.model]
+            )
+            if same and clean.alone is not None:
                 sentences.append(
-                    f"With the leak {md(leaking.kind)} seem to be worth **{gain_text(leaking.alone)}** to "
-                    f"{md(leaking.model)} ({md(title[leaking.study])}), without it **{gain_text(clean.alone)}** "
-                    f"({md(title[clean.study])})."
+                    f"With a leak the gain of {md(leaking.kind)} seems to be **{gain_text(leaking.alone)}** "
+                    f"({md(leaking.model)}, {md(title[leaking.study])}); without it, it is "
+                    f"**{gain_text(clean.alone)}** ({md(title[clean.study])})."
                 )
     return sentences
 

@@ -109,7 +109,7 @@ def judges(study: AtlasStudy, result: StudyResult) -> dict[str, str]:
 
 
 def worth_of(outcome: Outcome) -> list[Worth]:
-    """All that a finished study says of its relations: those of the atlas, or of controls all; and several together."""
+    """All that a finished study says of its relations: those of the atlas, of controls all, and several together."""
     study, result = outcome.study, outcome.result
     if result is None:
         return []
