@@ -178,9 +178,9 @@ def test_claims_are_judged(done):
     assert "**not tested**" in third  # LightGCN did not run on all relations
     answer = done.page[: done.page.index("## What relations are worth")]
     begin = "- **1 of 3 published claims does not hold** ([how claims are decided](#published-claims)):\n"
-    said = "    - All of them are worth nothing. ([Somebody](https://example.org)) Here +"
+    said = "    - “All of them are worth nothing.” ([Somebody](https://example.org)): here **+"
     assert begin + said in answer
-    assert "sparse-ease on two: it is beyond the margin.\n" in answer
+    assert "sparse-ease on two; it is beyond the margin.\n" in answer
     assert "against popularity on" in answer
     assert "- **1 of 3 published claims holds**:\n" in answer
     assert "- **1 of 3 published claims could not be tested**:\n" in answer

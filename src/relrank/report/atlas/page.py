@@ -195,8 +195,8 @@ def claims_by_answer(claims: Sequence[JudgedClaim], titles: Mapping[str, str]) -
 def _claim_line(one: JudgedClaim, titles: Mapping[str, str]) -> str:
     against = f" against {md(one.claim.against)}" if one.claim.against else ""
     evidence = f"{md(one.claim.model)}{against} on {md(titles[one.claim.study])}"
-    measured = f"Here {gain_text(one.gain)}, {evidence}" if one.gain else f"Not tested with {evidence}"
-    return f"{md(one.claim.text)} ({source(one.claim)}) {measured}: {md(one.why)}."
+    measured = f"here **{gain_text(one.gain)}**, {evidence}" if one.gain else f"not tested with {evidence}"
+    return f"“{md(one.claim.text)}” ({source(one.claim)}): {measured}; {md(one.why)}."
 
 
 def leak_twins(outcomes: Sequence[Outcome], worths: Sequence[Worth]) -> list[str]:
@@ -238,7 +238,8 @@ def _of_one_data_set(estimates: Sequence[Estimate], titles: Mapping[str, str]) -
 
 def _mean(one: Estimate) -> str:
     assert one.effect is not None
-    return f"{_percent(one.effect.mean)}, {_ends(one.effect.low, one.effect.high)}"
+    ends = _ends(one.effect.low, one.effect.high)
+    return f"{_percent(one.effect.mean)}, {ends}, {one.effect.n} data sets"
 
 
 def _groups(

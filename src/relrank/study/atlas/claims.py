@@ -76,7 +76,7 @@ def decide(claim: Claim, effect: Effect, base: float, margin: float) -> tuple[An
         return "does not hold", f"no {verb} as large as the margin is left"
     if size is not None and inner_high < abs(size) - least:
         also = f"there is a {verb}, but" if low > 0 else f"a {verb} is not shown, and"
-        return "does not hold", f"{also} one as large as claimed is excluded"
+        return "does not hold", f"{also} one as large as claimed ({100 * size / base:+.1f} %) is excluded"
     if low > 0:
         return "holds", f"the interval is {'above' if claim.expect == 'helps' else 'below'} 0" + (
             "" if size is None else " and the claimed size is not excluded"

@@ -60,7 +60,7 @@ class Worth:
         kept: all − all without it, with the settings of all; None likewise.
         tuned: all − all without it, tuned again without it; None likewise.
         margin: smallest difference that matters, in percent.
-        verdict: of the study; None where it gives none.
+        verdict: of the study; None where it gives none, or was never asked what the relation adds beside the others.
         true_verdict: what was planted; else None.
         leaks: whether an accepted leak concerns it, so that it is not pooled.
         links: number of its links; of all relations for ``ALL``.
@@ -135,7 +135,7 @@ def _worth(outcome: Outcome, result: StudyResult, relation: str, kind: str, fami
         row = effect_row(result, model, effect_kind, None if relation == ALL else relation)
         return None if row is None else in_percent(row, base)
 
-    tuned = gain("drop")
+    tuned, kept = gain("drop"), gain("held")
     links = {row["name"]: row["edges"] for row in result.card["relations"]}
     return Worth(
         study=outcome.study.name,
@@ -145,10 +145,10 @@ def _worth(outcome: Outcome, result: StudyResult, relation: str, kind: str, fami
         family=family,
         model=model,
         alone=gain("gain" if relation == ALL else "alone"),
-        kept=gain("held") or tuned,
+        kept=kept or tuned,
         tuned=tuned,
         margin=100 * outcome.study.config.study.margin,
-        verdict=verdict.get("verdict"),
+        verdict=verdict.get("verdict") if kept or tuned else None,
         true_verdict=verdict.get("true_verdict"),
         leaks=is_leaking(result, relation),
         links=sum(links.values()) if relation == ALL else links[relation],
