@@ -233,7 +233,9 @@ def _of_one_data_set(estimates: Sequence[Estimate], titles: Mapping[str, str]) -
         assert worth.alone is not None
         name = f"{md(one.kind)} ({md(titles[worth.study])}, {_percent(worth.alone.mean)})"
         by_verdict.setdefault(worth.verdict or "none", []).append(name)
-    return [f"On one data set only, verdict “{word}”: {listed(names, most=12)}." for word, names in by_verdict.items()]
+    return [
+        f"On one data set only, verdict “{word}”: {listed(names, most=12)}." for word, names in by_verdict.items()
+    ]
 
 
 def _mean(one: Estimate) -> str:
