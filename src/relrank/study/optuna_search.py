@@ -151,27 +151,8 @@ def search_study(
     with study_folder(out, config, material.smoke), _quiet(optuna), optuna_storage.storage_errors(out / "tuning.db"):
         storage = optuna_storage.open_storage(optuna, out / "tuning.db")
         wanted = [cell for cell in cells if not models or cell.model.name in models]
-        wanted_ids = {id(cell) for cell in wanted}
-
-        def search_all(trials: int) -> list[ArmSearch]:
-            made = {id(c): optuna_storage.load_trials(optuna, c, seed, storage)[:trials] for c in cells}
-            if callback:
-                callback.plan(wanted, trials, {(c.model.name, c.arm.name): len(made[id(c)]) for c in wanted})
-            found = []
-            for cell in cells:
-                if id(cell) in wanted_ids:
-                    found.append(_CellSearch(optuna, cell, trials, seed, storage, checkpoints, callback).run())
-                elif len(made[id(cell)]) == trials:
-                    found.append(ArmSearch(cell, tuple(made[id(cell)])))
-            return found
-
-        if seconds is not None:
-            first = sum(search.trials[0].seconds for search in search_all(1) if id(search.cell) in wanted_ids)
-            made = min(len(optuna_storage.load_trials(optuna, cell, seed, storage)) for cell in wanted)
-            trials = min(trials, max(made, int(seconds / max(first, 1e-9))))
-            if callback:
-                callback.fitted(trials, first, seconds)
-        searches = search_all(trials)
+        every = _StudySearch(optuna, cells, wanted, seed, storage, checkpoints, callback)
+        searches = every.run(trials if seconds is None else every.trials_within(seconds, trials))
         shutil.rmtree(checkpoints, ignore_errors=True)
     return searches
 
@@ -200,6 +181,49 @@ def cells_to_search(config: StudyConfig, material: StudyData, models: Sequence[s
             found=", ".join(map(repr, missing)) + did_you_mean(missing[0], names) if missing else "none",
         )
     return cells
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _StudySearch:
+    """The searches of all cells; those that are not wanted keep what an earlier run found."""
+
+    optuna: Any
+    cells: Sequence[Cell]
+    wanted: Sequence[Cell]
+    seed: int
+    storage: Any
+    checkpoints: Path
+    callback: SearchCallback | None
+
+    def made(self, cell: Cell) -> list[OptunaTrial]:
+        """The finished trials of a cell."""
+        return optuna_storage.load_trials(self.optuna, cell, self.seed, self.storage)
+
+    def run(self, trials: int) -> list[ArmSearch]:
+        """Search every wanted cell, up to a number of trials."""
+        made = {id(cell): self.made(cell)[:trials] for cell in self.cells}
+        wanted = {id(cell) for cell in self.wanted}
+        if self.callback:
+            counts = {(c.model.name, c.arm.name): len(made[id(c)]) for c in self.wanted}
+            self.callback.plan(self.wanted, trials, counts)
+        found = []
+        for cell in self.cells:
+            if id(cell) in wanted:
+                settings = self.optuna, cell, trials, self.seed, self.storage, self.checkpoints, self.callback
+                found.append(_CellSearch(*settings).run())
+            elif len(made[id(cell)]) == trials:
+                found.append(ArmSearch(cell, tuple(made[id(cell)])))
+        return found
+
+    def trials_within(self, seconds: float, trials: int) -> int:
+        """Trials of each wanted cell that fit, from the time of the first of each; no fewer than all have."""
+        self.run(1)
+        made = [self.made(cell) for cell in self.wanted]
+        first = sum(of_cell[0].seconds for of_cell in made)
+        trials = min(trials, max(min(map(len, made)), int(seconds / max(first, 1e-9))))
+        if self.callback:
+            self.callback.fitted(trials, first, seconds)
+        return trials
 
 
 class _CellSearch:
