@@ -365,6 +365,19 @@ def test_a_relation_that_the_search_leaves_out_is_called_so():
     assert gain_text(Gain(0.0, -0.01, 0.01)) == "0 % (0 to 0 %)"
 
 
+@pytest.mark.parametrize("missing", [["drop"], ["held", "drop"]])
+def test_a_model_that_was_never_asked_what_a_relation_adds_beside_others_has_no_verdict(done, missing):
+    outcome = stored_outcome(read_atlas(done.home / "atlas.toml").study("one", ""), done.home / "runs")
+    effects = outcome.result.effects.filter(~pl.col("kind").is_in(missing))
+    asked = replace(outcome, result=replace(outcome.result, effects=effects))
+    (given,) = outcome.result.verdicts.filter((pl.col("model") == "sparse-ease") & (pl.col("relation") == "driver"))[
+        "verdict"
+    ]
+    (found,) = (w.verdict for w in worth_of(asked) if (w.model, w.relation) == ("sparse-ease", "driver"))
+    assert found == (None if "held" in missing else given)
+    assert given
+
+
 def test_one_relation_is_not_shown_again_as_all_together(done):
     outcome = stored_outcome(read_atlas(done.home / "atlas.toml").study("one", ""), done.home / "runs")
     config = outcome.study.config

@@ -522,6 +522,12 @@ def test_stored_searches_are_found_by_the_text_of_format_2(axis, text):
     ("trials", "round_seconds", "seconds", "said"),
     [
         (4, 20, 85, "one trial of every model and arm took 20 s; 4 of each, about 80 s in all, are within 85 s\n"),
+        (
+            5,
+            20,
+            85,
+            "one trial of every model and arm took 20 s; the 5 of each that exist are more than fit into 85 s\n",
+        ),
         (1, 20, 3, "one trial of every model and arm took 20 s, more than 3 s: no further ones\n"),
     ],
 )

@@ -50,6 +50,8 @@ class LiveSearch(LiveProgress):
         one, limit = f"one trial of every model and arm took {duration(round_seconds)}", duration(seconds)
         if round_seconds > seconds:
             print_plain(self._console, f"{one}, more than {limit}: no further ones")
+        elif trials * round_seconds > seconds:
+            print_plain(self._console, f"{one}; the {trials} of each that exist are more than fit into {limit}")
         else:
             total = f"about {duration(trials * round_seconds)} in all"
             print_plain(self._console, f"{one}; {trials} of each, {total}, are within {limit}")

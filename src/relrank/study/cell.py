@@ -321,7 +321,7 @@ def check_arm_sections(cell: Cell, where: str) -> None:
 
 
 def key_of_identity(identity: Mapping[str, Any]) -> str:
-    """A cell's key, from what its result depends on."""
+    """The key of a result, such as a cell's, from what it depends on."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20]
 
 

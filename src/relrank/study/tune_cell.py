@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ from relrank.models import MODELS, Recommender, Trained
 from relrank.models.core.base import GridParameter, override_config
 from relrank.parallel.process_group import SINGLE_PROCESS, ProcessGroup
 from relrank.study.arms import with_chain
-from relrank.study.cell import Cell, StatusCallback, edges_sha
+from relrank.study.cell import Cell, StatusCallback, edges_sha, key_of_identity
 from relrank.study.coordinate_search import SearchResult, Trial, coordinate_search, value_of
 from relrank.study.fit_cell import fit_cell, refit_cell, refit_graph
 
@@ -129,7 +128,7 @@ def tune(
 
 def fit_folder(folder: Path, config: Any) -> Path:
     """Where a configuration is trained: the final fit finds the checkpoint of the trial that was chosen."""
-    return folder / ("fit-" + hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode()).hexdigest()[:16])
+    return folder / f"fit-{key_of_identity(asdict(config))}"
 
 
 def tune_and_fit(

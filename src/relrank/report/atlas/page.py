@@ -201,12 +201,9 @@ def _claim_line(one: JudgedClaim, titles: Mapping[str, str]) -> str:
 
 def leak_twins(outcomes: Sequence[Outcome], worths: Sequence[Worth]) -> list[str]:
     """For relations with an accepted leak and without it, in studies of one protocol, what they seem to be worth."""
-    section = {(one.study.name, m.name): m for one in outcomes for m in one.study.config.models}
-    protocol = {
-        one.study.name: (c.data, c.protocol, c.study.metric, c.study.seeds)
-        for one in outcomes
-        for c in (one.study.config,)
-    }
+    config = {one.study.name: one.study.config for one in outcomes}
+    protocol = {name: (c.data, c.protocol, c.study.metric, c.study.seeds) for name, c in config.items()}
+    section = {(name, model.name): model for name, c in config.items() for model in c.models}
     title = {one.study.name: one.study.title for one in outcomes}
     sentences = []
     for leaking in (w for w in worths if w.leaks and w.kind != ALL_KIND and w.alone is not None):
