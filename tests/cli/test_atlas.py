@@ -248,6 +248,31 @@ def test_a_leak_answers_no_claim(copied, names, answered):
     assert leaking["driver"] == (not answered)
 
 
+@pytest.mark.parametrize(
+    ("gains", "answer"), [((0.002, 0.001, 0.0, 0.001), "does not hold"), ((0.002, 0.001, 0.0), "undecided")]
+)
+def test_a_relation_left_out_on_every_split_is_judged_on_validation(copied, gains, answer):
+    """By the trials of its own arm; splits of which one has no trial with another weight decide nothing."""
+    atlas = read_atlas(copied / "atlas.toml")
+    outcome = stored_outcome(atlas.study("one", ""), copied / "runs")
+    arm, zero = "all without noise", pl.lit(0.0)  # the same as interactions + driver
+    is_it = (pl.col("model") == "sparse-ease") & (pl.col("kind") == "alone") & (pl.col("relation") == "driver")
+    effects = outcome.result.effects.with_columns(
+        *(pl.when(is_it).then(zero).otherwise(pl.col(c)).alias(c) for c in ("mean", "low", "high", "standard_error")),
+        n_seeds=pl.when(is_it).then(pl.lit(4)).otherwise(pl.col("n_seeds")),
+    )
+    trials = [
+        {"model": "sparse-ease", "arm": arm, "seed": seed, "trial": trial, "metric": 0.2 * (1 + trial * gain)}
+        | {"config": json.dumps({"weights.driver": float(trial)}), "chosen": trial == 0}
+        for seed, gain in enumerate(gains)
+        for trial in (0, 1)
+    ]
+    result = replace(outcome.result, effects=effects, tuning=pl.DataFrame(trials))
+    judged = judge(atlas.config.claims[0], replace(outcome, result=result))
+    assert judged.answer == answer, judged.why
+    assert gain_text(judged.gain) == "0 % (no weight)"
+
+
 @pytest.mark.parametrize(("arm", "answered"), [("all", True), ("interactions", False)])
 def test_a_claim_against_another_model_needs_an_arm_with_relations(copied, arm, answered):
     """A model that beats another one on the interactions alone says nothing of relations."""

@@ -8,7 +8,10 @@ With an effect e, its intervals and the study's margin m, a claim
 * that a relation is negligible: *holds* if e is shown to be within ± m; *does not hold* if it is shown to be
   beyond.
 
-A relation to which the search gives no weight adds exactly 0, so it neither helps nor hurts.
+A relation to which the search gives no weight adds exactly 0, which measures nothing. Then the best other weight that
+the search tried decides, on validation rows (``unused_weights``): that the relation helps does not hold, and that it
+is negligible holds, if that weight is shown to add less than m. With one split it is undecided. That the relation
+hurts does not hold: the search avoids it.
 
 "Shown to be smaller", "within" and "beyond" are one-sided tests at .05, so the ends of the 90 % interval decide. Else
 the claim is *undecided*. A claim whose arms have not run, or whose relation leaks, is *not tested*.
@@ -23,6 +26,8 @@ from relrank.evaluation.comparison import Effect
 from relrank.study.atlas.config import ALL, Claim
 from relrank.study.atlas.gains import Gain, Row, base_metric, effect_of, effect_row, in_percent, is_leaking
 from relrank.study.atlas.run import Outcome
+from relrank.study.atlas.unused_weights import effect_of_best_weight, gains_on_validation
+from relrank.study.number_format import signed
 from relrank.study.result import StudyResult
 
 Answer = Literal["holds", "does not hold", "undecided", "not tested"]
@@ -48,7 +53,9 @@ class JudgedClaim:
     margin: float | None = None
 
 
-def decide(claim: Claim, effect: Effect, base: float, margin: float) -> tuple[Answer, str]:
+def decide(
+    claim: Claim, effect: Effect, base: float, margin: float, best_weight: Effect | None = None
+) -> tuple[Answer, str]:
     """The answer of the rule above, and the reason in words.
 
     Args:
@@ -56,10 +63,11 @@ def decide(claim: Claim, effect: Effect, base: float, margin: float) -> tuple[An
         effect: what was measured, in units of the metric.
         base: the metric without the relation.
         margin: smallest difference that matters, as a share of the base.
+        best_weight: where the search leaves the relation out, what its best other weight would add, as a share of the
+            metric; None if that is unknown.
     """
-    if effect.mean == effect.low == effect.high == 0:
-        answer: Answer = "holds" if claim.expect == "negligible" else "does not hold"
-        return answer, "the search on validation rows gives it no weight"
+    if is_left_out(effect):
+        return _left_out(claim, base, margin, best_weight)
     sign = -1.0 if claim.expect == "hurts" else 1.0
     low = min(sign * effect.low, sign * effect.high)
     inner_low, inner_high = sorted(sign * end for end in effect.interval_at(0.9))
@@ -71,7 +79,7 @@ def decide(claim: Claim, effect: Effect, base: float, margin: float) -> tuple[An
             return "does not hold", "it is beyond the margin"
         return "undecided", "the interval reaches beyond the margin on one side at least"
     verb = "gain" if claim.expect == "helps" else "loss"
-    size = claim.difference if claim.difference is not None else claim.gain and claim.gain / 100 * base
+    size = _claimed_size(claim, base)
     if inner_high < least:
         return "does not hold", f"no {verb} as large as the margin is left"
     if size is not None and inner_high < abs(size) - least:
@@ -82,6 +90,36 @@ def decide(claim: Claim, effect: Effect, base: float, margin: float) -> tuple[An
             "" if size is None else " and the claimed size is not excluded"
         )
     return "undecided", "the interval includes 0, and effects above the margin"
+
+
+def is_left_out(effect: Effect) -> bool:
+    """Whether an effect is exactly 0 because the search gives the relation no weight on any split."""
+    return effect.mean == effect.low == effect.high == 0
+
+
+def _claimed_size(claim: Claim, base: float) -> float | None:
+    """In units of the metric; None if no size is claimed."""
+    return claim.difference if claim.difference is not None else claim.gain and claim.gain / 100 * base
+
+
+def _left_out(claim: Claim, base: float, margin: float, best_weight: Effect | None) -> tuple[Answer, str]:
+    """The answer where validation rows leave the relation out."""
+    if claim.expect == "hurts":
+        return "does not hold", "the search leaves it out, and so it costs nothing"
+    if best_weight is None:
+        return "undecided", "validation gives it no weight, but one split does not show how large a gain it may miss"
+    would_add = f"{_percent(best_weight.mean)} % ({_percent(best_weight.low)} to {_percent(best_weight.high)} %)"
+    found = f"validation gives it no weight; with the best other weight it would add {would_add} on validation rows"
+    upper, size = best_weight.interval_at(0.9)[1], abs(_claimed_size(claim, base) or 0.0) / base
+    if upper < margin:
+        return ("holds" if claim.expect == "negligible" else "does not hold"), f"{found}, less than the margin"
+    if upper < size - margin:
+        return "does not hold", f"{found}; a gain as large as claimed ({_percent(size)} %) is excluded"
+    return "undecided", f"{found}, so that a gain above the margin is not excluded"
+
+
+def _percent(share: float) -> str:
+    return signed(100 * share, 1).replace("-", "−")
 
 
 def judge(claim: Claim, outcome: Outcome) -> JudgedClaim:
@@ -95,7 +133,10 @@ def judge(claim: Claim, outcome: Outcome) -> JudgedClaim:
         return JudgedClaim(claim, "not tested", f"{claim.model} ran without the arms that this needs")
     if is_leaking(result, claim.relation):
         return JudgedClaim(claim, "not tested", "the audit found a leak, which the study accepts")
-    answer, why = decide(claim, effect_of(row), base, margin)
+    effect = effect_of(row)
+    gains = gains_on_validation(result, claim.model, str(row["arm_a"])) if is_left_out(effect) else []
+    complete = effect_of_best_weight(gains) if len(gains) == effect.n_seeds else None
+    answer, why = decide(claim, effect, base, margin, complete)
     return JudgedClaim(claim, answer, why, in_percent(row, base), 100 * margin)
 
 
