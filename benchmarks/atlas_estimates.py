@@ -12,9 +12,9 @@ Then the rule for claims: effects whose true size lies on the border of what a c
 degrees of freedom, and how often the claim is wrongly said to hold, or not to hold.
 
 Last, relations that the search leaves out: their best weight truly adds the margin, two others half of it and
-nothing. Validation measures each with an error of 0.3 to 3 points per split, of which a share is common to all splits,
-as they have the same users, and .7 is common to the weights. A search keeps 0 unless a weight is better by one
-standard error. How often does it do so on all splits, and how often is "helps" then wrongly said not to hold?
+nothing. Validation measures each with an error of 0.3 to 3 points per split, of which a share is common to all
+splits, as they have the same users, and .7 is common to the weights. A search keeps 0 unless a weight is better by
+one standard error. How often does it do so on all splits, and how often is "helps" then wrongly said not to hold?
 """
 
 from __future__ import annotations
