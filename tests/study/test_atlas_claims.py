@@ -1,17 +1,12 @@
 """The rule for published claims: worked cases, simulated error rates, and which effect decides."""
 
-import json
-from types import SimpleNamespace
-
 import numpy as np
-import polars as pl
 import pytest
 from scipy.special import stdtrit
 
 from relrank.evaluation.comparison import Effect
 from relrank.study.atlas.claims import decide
 from relrank.study.atlas.config import Claim
-from relrank.study.atlas.unused_weights import effect_of_best_weight, gains_on_validation
 
 
 def claim(expect, **size):
@@ -51,66 +46,53 @@ def test_by_interval_and_margin(expect, size, mean, half, answer):
     assert found == answer, why
 
 
-NOTHING = Effect(0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 937.0, 938, 5)
-"""A relation that the search gave no weight."""
+@pytest.mark.parametrize(
+    ("expect", "mean", "half", "answer"),
+    [
+        ("negligible", -0.05, 0.01, "holds"),  # the search does not use it
+        ("negligible", 0.0005, 0.001, "holds"),
+        ("negligible", 0.001, 0.003, "undecided"),
+        ("negligible", 0.01, 0.005, "does not hold"),
+        ("helps", -0.05, 0.01, "does not hold"),
+        ("helps", 0.001, 0.003, "undecided"),
+        ("hurts", -0.05, 0.01, "holds"),
+        ("hurts", 0.000, 0.003, "undecided"),
+    ],
+)
+def test_a_relation_that_the_search_leaves_out(expect, mean, half, answer):
+    """Judged by what it adds if it is used; only "negligible" does not mind a loss, which the search avoids."""
+    found, why = decide(claim(expect), effect(mean, half), 0.2, 0.01, is_left_out=True)
+    assert found == answer, why
 
 
 @pytest.mark.parametrize(
-    ("expect", "size", "gains", "answer"),
+    ("mean", "half", "answer", "reason"),
     [
-        # Student's t with 3 degrees of freedom: the 90 % interval ends at mean + 2.353 · sd / 2
-        ("helps", {}, (0.001, 0.003, 0.001, 0.003), "does not hold"),  # .002 + 2.353 · .00115 / 2 = .0034 < .01
-        ("helps", {}, (-0.004, 0.012, -0.004, 0.012), "undecided"),  # .004 + 2.353 · .00924 / 2 = .0149
-        ("helps", {"gain": 5}, (-0.004, 0.012, -0.004, 0.012), "does not hold"),  # < .05 − .01
-        ("helps", {"difference": 0.004}, (-0.004, 0.012, -0.004, 0.012), "undecided"),  # 2 % of .2, less the margin
-        ("negligible", {}, (0.001, 0.003, 0.001, 0.003), "holds"),
-        ("negligible", {}, (-0.05, -0.04, -0.05, -0.04), "holds"),  # a search does not use it
-        ("negligible", {}, (-0.004, 0.012, -0.004, 0.012), "undecided"),
-        ("helps", {}, (-0.02,), "undecided"),  # one split
-        ("negligible", {}, (), "undecided"),
-        ("hurts", {}, (-0.02, -0.02), "does not hold"),
+        (-0.01, 0.005, "does not hold", "it adds less"),
+        (-0.001, 0.002, "does not hold", "no lead as large as the margin is left"),
+        (0.001, 0.003, "undecided", "includes 0"),
+        (0.01, 0.005, "holds", "above 0"),
     ],
 )
-def test_a_relation_that_the_search_leaves_out(expect, size, gains, answer):
-    """The best other weight decides, measured on the validation rows of several splits."""
-    found, why = decide(claim(expect, **size), NOTHING, 0.2, 0.01, effect_of_best_weight(gains))
-    assert found == answer, why
-    assert ("validation gives it no weight" in why) == (expect != "hurts")
+def test_that_a_relation_helps_more_than_another_one(mean, half, answer, reason):
+    more = claim("helps", relation="language", more_than="text")
+    found, why = decide(more, effect(mean, half), 0.2, 0.01)
+    assert found == answer
+    assert reason in why
 
 
-def test_the_gain_of_the_best_weight_is_that_of_student():
-    """Mean .004 and standard error .00924 / 2; t(.975, 3) = 3.1824."""
-    best = effect_of_best_weight((-0.004, 0.012, -0.004, 0.012))
-    half = 3.182446 * 0.016 / np.sqrt(3) / 2
-    assert (best.mean, best.low, best.high) == pytest.approx((0.004, 0.004 - half, 0.004 + half), abs=1e-8)
-    _, why = decide(claim("helps"), NOTHING, 0.2, 0.01, best)
-    assert "+0.4 % (−1.1 to +1.9 %) on validation rows" in why
-
-
-TRIALS = [
-    ("interactions + tag", 0, {"l2": 1.0, "weights.tag": 0.0}, 0.20, True),
-    ("interactions + tag", 0, {"l2": 5.0, "weights.tag": 0.0}, 0.19, False),
-    ("interactions + tag", 0, {"l2": 1.0, "weights.tag": 3.0}, 0.18, False),
-    ("interactions + tag", 0, {"l2": 1.0, "weights.tag": 0.3}, 0.201, False),
-    ("interactions + tag", 0, {"l2": 5.0, "weights.tag": 0.3}, 0.25, False),  # another penalty
-    ("interactions + tag", 1, {"l2": 5.0, "weights.tag": 0.0}, 0.10, True),
-    ("interactions + tag", 1, {"l2": 5.0, "weights.tag": 3.0}, 0.09, False),
-    ("interactions + tag", 2, {"l2": 5.0, "weights.tag": 3.0}, 0.30, True),  # in use
-    ("interactions + tag", 3, {"l2": 5.0, "weights.tag": 0.0}, 0.30, True),  # no other weight was tried
-    ("all", 0, {"l2": 1.0, "weights.tag": 0.0}, 0.1, True),
-    ("all", 0, {"l2": 1.0, "weights.tag": 1.0}, 0.2, False),
-]
-
-
-def test_gains_on_validation_compare_weights_and_nothing_else():
-    """Worked: .201 / .2 − 1 and .09 / .1 − 1; splits that use the relation, or tried no other weight, say nothing."""
-    rows = [
-        {"model": "m", "arm": arm, "seed": seed, "config": json.dumps(config), "metric": metric, "chosen": chosen}
-        for arm, seed, config, metric, chosen in TRIALS
-    ]
-    tuning = pl.DataFrame([*rows, rows[2] | {"model": "other", "metric": 1.0}])
-    gains = gains_on_validation(SimpleNamespace(tuning=tuning), "m", "interactions + tag")
-    assert gains == pytest.approx([0.005, -0.1])
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"relation": "text", "more_than": "text"}, "two different relations"),
+        ({"more_than": "text"}, "two different relations"),
+        ({"more_than": "text", "against": "popularity"}, "two different relations"),
+        ({"relation": "language", "more_than": "text", "expect": "hurts"}, 'expect = "helps"'),
+    ],
+)
+def test_a_comparison_of_relations_names_two_of_them(keys, message):
+    with pytest.raises(ValueError, match=message):
+        claim(**{"expect": "helps", **keys})
 
 
 @pytest.mark.parametrize("freedom", [4, 1000])

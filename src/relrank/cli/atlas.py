@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from relrank.study.atlas.claims import JudgedClaim
-    from relrank.study.atlas.config import Atlas, AtlasStudy
+    from relrank.study.atlas.config import Atlas, AtlasStudy, Claim
     from relrank.study.atlas.run import Outcome
     from relrank.study.result import StudyResult
 
@@ -61,19 +61,20 @@ def atlas(
     console = Console()
     outcomes = {study.name: stored_outcome(study, out) for study in of_file.studies}
     if not pages_only:
-        outcomes |= _run(console, to_run, out, jobs)
+        outcomes |= _run(console, of_file, to_run, out, jobs)
     claims = write_atlas(of_file, [outcomes[study.name] for study in of_file.studies], page)
     _print_summary(console, of_file, outcomes, claims, page)
     if any(one.error is not None for one in outcomes.values()):
         raise typer.Exit(1)
 
 
-def _run(console: Console, pending: list[AtlasStudy], out: Path, jobs: int) -> dict[str, Outcome]:
+def _run(console: Console, of_file: Atlas, pending: list[AtlasStudy], out: Path, jobs: int) -> dict[str, Outcome]:
     """Run studies one after the other; outcomes by name."""
     from relrank.study.atlas.run import attempt, seconds_left
 
     def run(study: AtlasStudy, folder: Path) -> StudyResult:
-        return _run_study(console, study, folder, jobs)
+        claims = [claim for claim in of_file.config.claims if claim.study == study.name]
+        return _run_study(console, study, folder, jobs, claims)
 
     outcomes: dict[str, Outcome] = {}
     began = time.monotonic()
@@ -93,10 +94,12 @@ def _run(console: Console, pending: list[AtlasStudy], out: Path, jobs: int) -> d
     return outcomes
 
 
-def _run_study(console: Console, study: AtlasStudy, folder: Path, jobs: int) -> StudyResult:
-    """One study, as ``relrank study`` runs it, with its report but without fitting a winner."""
+def _run_study(console: Console, study: AtlasStudy, folder: Path, jobs: int, claims: list[Claim]) -> StudyResult:
+    """One study, as ``relrank study`` runs it, with its report but no fitted winner; then what claims need."""
     from relrank.cli.live import LiveStudy
     from relrank.report import write_report
+    from relrank.study.atlas.claims import measure_used
+    from relrank.study.atlas.run import Outcome
     from relrank.study.run import run_study
 
     with make_engine("local", jobs, None, None) as engine:
@@ -104,6 +107,7 @@ def _run_study(console: Console, study: AtlasStudy, folder: Path, jobs: int) -> 
         with LiveStudy(console, study.config.titles) as live:
             result = run_study(study.config, data, folder, live, engine)
     write_report(result, folder / "report.html")
+    measure_used(claims, Outcome(study, folder, result), data, lambda text: print_plain(console, text, "dim"))
     return result
 
 

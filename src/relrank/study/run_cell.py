@@ -139,14 +139,14 @@ def fixed_setting_effects(
         else:
             arm = all_without(cell.arm.relations, name, chains)
             without = replace(cell, arm=arm, warm_starts=(), prerequisites=())
-            model = _fit_for_test(cell, without, _shared_config(without, chosen), checkpoints, on_status)
+            model = fit_for_test(cell, without, shared_config(without, chosen), checkpoints, on_status)
         columns[name] = user_metric(model, cell.split_context.final, cell.study.metric, "test")
     return FixedSettingEffects(
         users.select("user").with_columns(**{n: pl.Series(v) for n, v in columns.items()}), frozenset(unused)
     )
 
 
-def _fit_for_test(cell: Cell, other: Cell, config: Any, folder: Path, on_status: StatusCallback) -> Recommender:
+def fit_for_test(cell: Cell, other: Cell, config: Any, folder: Path, on_status: StatusCallback) -> Recommender:
     """The cell's model on another cell's graph, refitted with validation rows where the split context says so."""
     graph = other.graph
     if not cell.split_context.refit:
@@ -157,7 +157,7 @@ def _fit_for_test(cell: Cell, other: Cell, config: Any, folder: Path, on_status:
     return refit_cell(cell, refit_graph(other, graph), config, history, folder / "refit", on_status)
 
 
-def _shared_config(cell: Cell, chosen: Mapping[str, Any]) -> Any:
+def shared_config(cell: Cell, chosen: Mapping[str, Any]) -> Any:
     """A cell's configuration with the settings of another arm, as far as they apply to it."""
     values = values_on_grid(free_parameters(cell, cell.graph), chosen)
     return override_config(cell.initial_config()[0], values, cell.model.name)

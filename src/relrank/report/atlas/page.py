@@ -195,8 +195,18 @@ def claims_by_answer(claims: Sequence[JudgedClaim], titles: Mapping[str, str]) -
 def _claim_line(one: JudgedClaim, titles: Mapping[str, str]) -> str:
     against = f" against {md(one.claim.against)}" if one.claim.against else ""
     evidence = f"{md(one.claim.model)}{against} on {md(titles[one.claim.study])}"
-    measured = f"here **{gain_text(one.gain)}**, {evidence}" if one.gain else f"not tested with {evidence}"
-    return f"“{md(one.claim.text)}” ({source(one.claim)}): {measured}; {md(one.why)}."
+    found = f"here the difference to {md(one.claim.more_than)} is" if one.claim.more_than else "here"
+    measured = f"{found} **{gain_text(one.gain)}**, {evidence}" if one.gain else f"not tested with {evidence}"
+    return f"“{md(one.claim.text)}” ({source(one.claim)}): {measured}; {md(one.why)}{left_out(one)}."
+
+
+def left_out(one: JudgedClaim) -> str:
+    """That the search does not use the relation of a claim, where that is so."""
+    if one.left_out is None:
+        return ""
+    n, splits = one.left_out
+    where = "" if splits == 1 else f" on {n} of {splits} splits"
+    return f" (with the relation in use; validation gives it no weight{where})"
 
 
 def leak_twins(outcomes: Sequence[Outcome], worths: Sequence[Worth]) -> list[str]:
@@ -383,6 +393,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "md": md,
         "source": source,
+        "left_out": left_out,
         "percent": _percent,
         "gain": gain_text,
         "count": count,

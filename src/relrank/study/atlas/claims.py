@@ -8,10 +8,9 @@ With an effect e, its intervals and the study's margin m, a claim
 * that a relation is negligible: *holds* if e is shown to be within ± m; *does not hold* if it is shown to be
   beyond.
 
-A relation to which the search gives no weight adds exactly 0, which measures nothing. Then the best other weight that
-the search tried decides, on validation rows (``unused_weights``): that the relation helps does not hold, and that it
-is negligible holds, if that weight is shown to add less than m. With one split it is undecided. That the relation
-hurts does not hold: the search avoids it.
+A relation that the search leaves out on some splits is judged by what it adds if it is used (``if_used``). That such
+a relation is negligible also *holds* if it is shown to add less than m, however much it costs where it is used. A
+claim that a relation helps more than another one is judged by the difference between the two, each used.
 
 "Shown to be smaller", "within" and "beyond" are one-sided tests at .05, so the ends of the 90 % interval decide. Else
 the claim is *undecided*. A claim whose arms have not run, or whose relation leaks, is *not tested*.
@@ -19,15 +18,17 @@ the claim is *undecided*. A claim whose arms have not run, or whose relation lea
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from relrank.evaluation.comparison import Effect
 from relrank.study.atlas.config import ALL, Claim
 from relrank.study.atlas.gains import Gain, Row, base_metric, effect_of, effect_row, in_percent, is_leaking
+from relrank.study.atlas.if_used import measure, used_relation
 from relrank.study.atlas.run import Outcome
-from relrank.study.atlas.unused_weights import effect_of_best_weight, gains_on_validation
-from relrank.study.number_format import signed
+from relrank.study.cell import StatusCallback
+from relrank.study.prepare import StudyData
 from relrank.study.result import StudyResult
 
 Answer = Literal["holds", "does not hold", "undecided", "not tested"]
@@ -43,19 +44,17 @@ class JudgedClaim:
         answer: by the rule above.
         why: the figures behind it, in a sentence.
         gain: the effect in percent; None if it was not measured.
-        margin: in percent.
+        left_out: on how many splits the search leaves the relation out, and of how many; None if on none.
     """
 
     claim: Claim
     answer: Answer
     why: str
     gain: Gain | None = None
-    margin: float | None = None
+    left_out: tuple[int, int] | None = None
 
 
-def decide(
-    claim: Claim, effect: Effect, base: float, margin: float, best_weight: Effect | None = None
-) -> tuple[Answer, str]:
+def decide(claim: Claim, effect: Effect, base: float, margin: float, is_left_out: bool = False) -> tuple[Answer, str]:
     """The answer of the rule above, and the reason in words.
 
     Args:
@@ -63,25 +62,27 @@ def decide(
         effect: what was measured, in units of the metric.
         base: the metric without the relation.
         margin: smallest difference that matters, as a share of the base.
-        best_weight: where the search leaves the relation out, what its best other weight would add, as a share of the
-            metric; None if that is unknown.
+        is_left_out: whether the effect is what the relation adds if it is used, and the search does not use it.
     """
-    if is_left_out(effect):
-        return _left_out(claim, base, margin, best_weight)
     sign = -1.0 if claim.expect == "hurts" else 1.0
-    low = min(sign * effect.low, sign * effect.high)
+    low, high = sorted((sign * effect.low, sign * effect.high))
     inner_low, inner_high = sorted(sign * end for end in effect.interval_at(0.9))
     least = margin * base
     if claim.expect == "negligible":
         if effect.is_equivalent(least):
             return "holds", "it is within the margin"
+        if is_left_out and inner_high < least:
+            return "holds", "if used it adds less than the margin, and the search does not use it"
         if inner_low > least or inner_high < -least:
             return "does not hold", "it is beyond the margin"
         return "undecided", "the interval reaches beyond the margin on one side at least"
     verb = "gain" if claim.expect == "helps" else "loss"
-    size = _claimed_size(claim, base)
+    size = claim.difference if claim.difference is not None else claim.gain and claim.gain / 100 * base
+    if claim.more_than is not None and high < 0:
+        return "does not hold", "it adds less"
     if inner_high < least:
-        return "does not hold", f"no {verb} as large as the margin is left"
+        what = verb if claim.more_than is None else "lead"
+        return "does not hold", f"no {what} as large as the margin is left"
     if size is not None and inner_high < abs(size) - least:
         also = f"there is a {verb}, but" if low > 0 else f"a {verb} is not shown, and"
         return "does not hold", f"{also} one as large as claimed ({100 * size / base:+.1f} %) is excluded"
@@ -92,36 +93,6 @@ def decide(
     return "undecided", "the interval includes 0, and effects above the margin"
 
 
-def is_left_out(effect: Effect) -> bool:
-    """Whether an effect is exactly 0 because the search gives the relation no weight on any split."""
-    return effect.mean == effect.low == effect.high == 0
-
-
-def _claimed_size(claim: Claim, base: float) -> float | None:
-    """In units of the metric; None if no size is claimed."""
-    return claim.difference if claim.difference is not None else claim.gain and claim.gain / 100 * base
-
-
-def _left_out(claim: Claim, base: float, margin: float, best_weight: Effect | None) -> tuple[Answer, str]:
-    """The answer where validation rows leave the relation out."""
-    if claim.expect == "hurts":
-        return "does not hold", "the search leaves it out, and so it costs nothing"
-    if best_weight is None:
-        return "undecided", "validation gives it no weight, but one split does not show how large a gain it may miss"
-    would_add = f"{_percent(best_weight.mean)} % ({_percent(best_weight.low)} to {_percent(best_weight.high)} %)"
-    found = f"validation gives it no weight; with the best other weight it would add {would_add} on validation rows"
-    upper, size = best_weight.interval_at(0.9)[1], abs(_claimed_size(claim, base) or 0.0) / base
-    if upper < margin:
-        return ("holds" if claim.expect == "negligible" else "does not hold"), f"{found}, less than the margin"
-    if upper < size - margin:
-        return "does not hold", f"{found}; a gain as large as claimed ({_percent(size)} %) is excluded"
-    return "undecided", f"{found}, so that a gain above the margin is not excluded"
-
-
-def _percent(share: float) -> str:
-    return signed(100 * share, 1).replace("-", "−")
-
-
 def judge(claim: Claim, outcome: Outcome) -> JudgedClaim:
     """A claim held against the study that it names."""
     if outcome.result is None:
@@ -129,15 +100,36 @@ def judge(claim: Claim, outcome: Outcome) -> JudgedClaim:
     result, margin = outcome.result, outcome.study.config.study.margin
     row = _evidence(claim, result)
     base = None if row is None else base_metric(result, claim.against or claim.model, _base_arm(claim, row))
-    if row is None or not base:
+    lacks_other = claim.more_than is not None and len(relation_rows(claim, result)) < 2
+    if row is None or not base or lacks_other:
         return JudgedClaim(claim, "not tested", f"{claim.model} ran without the arms that this needs")
-    if is_leaking(result, claim.relation):
+    if any(is_leaking(result, name) for name in (claim.relation, claim.more_than) if name is not None):
         return JudgedClaim(claim, "not tested", "the audit found a leak, which the study accepts")
-    effect = effect_of(row)
-    gains = gains_on_validation(result, claim.model, str(row["arm_a"])) if is_left_out(effect) else []
-    complete = effect_of_best_weight(gains) if len(gains) == effect.n_seeds else None
-    answer, why = decide(claim, effect, base, margin, complete)
-    return JudgedClaim(claim, answer, why, in_percent(row, base), 100 * margin)
+    effect, left_out = effect_of(row), None
+    if claim.against is None and claim.relation != ALL:
+        used = [used_relation(outcome, row) for row in relation_rows(claim, result)]
+        if missing := [one.relation for one in used if one.tables is None]:
+            why = f"what {' and '.join(missing)} would add if used has not been measured yet: run the atlas"
+            return JudgedClaim(claim, "not tested", why)
+        effect = used[0].effect() if claim.more_than is None else used[0].effect_beyond(used[1])
+        left_out = used[0].left_out
+    answer, why = decide(claim, effect, base, margin, left_out is not None)
+    return JudgedClaim(claim, answer, why, in_percent(effect, base), left_out)
+
+
+def relation_rows(claim: Claim, result: StudyResult) -> list[Row]:
+    """The effects, beside the interactions, of the single relations that a claim is about; arms may be missing."""
+    names = [name for name in (claim.relation, claim.more_than) if name is not None and name != ALL]
+    rows = [effect_row(result, claim.model, "alone", name) for name in names] if claim.against is None else []
+    return [row for row in rows if row is not None]
+
+
+def measure_used(claims: Iterable[Claim], outcome: Outcome, data: StudyData, on_status: StatusCallback) -> None:
+    """Measure the relations of a study's claims that its searches leave out (``if_used.measure``)."""
+    if outcome.result is not None:
+        for claim in claims:
+            for row in relation_rows(claim, outcome.result):
+                measure(outcome, row, data, on_status)
 
 
 def _evidence(claim: Claim, result: StudyResult) -> Row | None:

@@ -133,7 +133,7 @@ def _worth(outcome: Outcome, result: StudyResult, relation: str, kind: str, fami
 
     def gain(effect_kind: str) -> Gain | None:
         row = effect_row(result, model, effect_kind, None if relation == ALL else relation)
-        return None if row is None else in_percent(row, base)
+        return None if row is None else in_percent(effect_of(row), base)
 
     tuned, kept = gain("drop"), gain("held")
     links = {row["name"]: row["edges"] for row in result.card["relations"]}
@@ -175,9 +175,9 @@ def effect_of(row: Row) -> Effect:
     return Effect(**{part.name: row[part.name] for part in fields(Effect)})
 
 
-def in_percent(row: Row, base: float) -> Gain:
+def in_percent(effect: Effect, base: float) -> Gain:
     """An effect in percent of a metric, whose own uncertainty is not included."""
-    return Gain(*(100 * row[part] / base for part in ("mean", "low", "high")))
+    return Gain(*(100 * value / base for value in (effect.mean, effect.low, effect.high)))
 
 
 def is_leaking(result: StudyResult, relation: str) -> bool:
