@@ -21,6 +21,7 @@ from relrank.study.prepare import prepare
 from relrank.study.progress import StudyProgress
 from relrank.study.provisional import comparable
 from relrank.study.run import run_study
+from relrank.study.schedule import expected_cells
 from relrank.testing import planted_study
 
 TRAINED = '\n[[models]]\nname = "relational-lightgcn"\narms = ["interactions", "all"]\ntrain = { epochs = 1 }\n'
@@ -102,19 +103,26 @@ def test_closed_forms_run_before_trained_models(study_file, tmp_path):
     assert following.expected["relational-lightgcn"] == 4
 
 
-def test_expected_cells_include_those_of_the_path(tmp_path):
-    relations = ("driver", "echo", "noise", "fame")
-    text = planted_study(
+def path_study(arms=""):
+    return planted_study(
         "path",
         300,
         160,
         per_user=6,
         seed=0,
-        relations=relations,
+        relations=("driver", "echo", "noise", "fame"),
         study="seeds = [0]\ntrials = 12",
-        models='[[models]]\nname = "relational-ease"\n',
+        models=f'[[models]]\nname = "relational-ease"\n{arms}',
     )
-    config, material = open_study(tmp_path / "path.toml", text)
+
+
+def test_a_model_without_the_arms_of_a_path_expects_none_of_it(tmp_path):
+    text = path_study('arms = ["interactions", "all"]\n')
+    assert expected_cells(*open_study(tmp_path / "path.toml", text)) == {"relational-ease": 2}
+
+
+def test_expected_cells_include_those_of_the_path(tmp_path):
+    config, material = open_study(tmp_path / "path.toml", path_study())
     following = Following()
     run_study(config, material, tmp_path / "out", following)
     expected, n = sum(following.expected.values()), len(following.started)

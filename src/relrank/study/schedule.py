@@ -12,7 +12,7 @@ from relrank.study import arms as arm_of
 from relrank.study.arms import Arm
 from relrank.study.cell import Cell, cell_id
 from relrank.study.cell_store import CellResult
-from relrank.study.config import ARM_KINDS, StudyConfig
+from relrank.study.config import ARM_KINDS, ModelSection, StudyConfig
 from relrank.study.grid import grid, relational_models, relations_read_by
 from relrank.study.model_effects import ModelEffects
 from relrank.study.model_strength import model_strengths
@@ -54,7 +54,7 @@ def expected_cells(config: StudyConfig, material: StudyData) -> dict[str, int]:
     """
     cells, first = grid(config, material), material.split_contexts[0]
     expected = dict(Counter(cell.model.name for cell in cells))
-    searched = [c.model.name for c in cells if _runs_after_path(c)]
+    searched = [c.model.name for c in cells if _runs_after_path(c) and _has_arms_of_path(c.model)]
     if searched:
         n = len(relations_read_by(next(m for m in config.models if m.name == searched[0]), config, first))
         steps = range(1, min((n + 1) // 2, n - 2))
@@ -109,13 +109,11 @@ class _Schedule:
             waiting: models with arms that run after the path. The one that validates best on the interactions is
                 chosen.
         """
-        needed = {"all", "alone", "interactions"}
-        arms_of = {name: self._sections[name].arms for name in waiting}
         results = self._results()
         candidates = [
             name
-            for name, arms in arms_of.items()
-            if (not arms or needed <= set(arms)) and results.arm_name(name, arm_of.INTERACTIONS) is not None
+            for name in waiting
+            if _has_arms_of_path(self._sections[name]) and results.arm_name(name, arm_of.INTERACTIONS) is not None
         ]
         strengths = model_strengths(results, candidates, candidates)
         model = strengths[0]["model"] if strengths else None
@@ -152,6 +150,11 @@ class _Schedule:
 
 def _is_trained(cell: Cell) -> bool:
     return issubclass(MODELS[cell.model.kind], Trained)
+
+
+def _has_arms_of_path(model: ModelSection) -> bool:
+    """Whether a model runs on the arms that a path begins and ends with."""
+    return not model.arms or {"all", "alone", "interactions"} <= set(model.arms)
 
 
 def _runs_after_path(cell: Cell) -> bool:
