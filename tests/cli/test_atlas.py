@@ -333,6 +333,16 @@ def test_a_relation_that_the_search_leaves_out_is_measured(copied):
     assert "sparse-ease with noise used" not in run(copied, "--only", "one")
 
 
+def test_without_its_cells_a_study_answers_no_claim_of_one_relation(copied):
+    import shutil
+
+    shutil.rmtree(copied / "runs" / "one" / "cells")
+    run(copied, "--pages-only")
+    page = (copied / "docs" / "atlas.md").read_text("utf-8")
+    assert "the study's cells cannot be read" in next(x for x in page.splitlines() if x.startswith("| Drivers"))
+    assert "**does not hold**" in next(x for x in page.splitlines() if x.startswith("| All of them"))
+
+
 @pytest.mark.parametrize(("arm", "answered"), [("all", True), ("interactions", False)])
 def test_a_claim_against_another_model_needs_an_arm_with_relations(copied, arm, answered):
     """A model that beats another one on the interactions alone says nothing of relations."""

@@ -20,7 +20,7 @@ from relrank.graph.graph import Graph
 from relrank.graph.histories import Sequences
 from relrank.kernels.csr import Int64
 from relrank.models.core.base import GridParameter
-from relrank.models.core.hyperparameters import OpenUnitInterval, UnitInterval
+from relrank.models.core.hyperparameters import AlwaysZero, OpenUnitInterval, UnitInterval
 from relrank.models.core.search_dimensions import Choice, Range
 from relrank.models.core.sequence_model import Windows
 from relrank.models.sequence.sasrec import SASRecConfig, Transformer
@@ -30,6 +30,8 @@ from relrank.models.sequence.sasrec import SASRecConfig, Transformer
 class BERT4RecConfig(SASRecConfig):
     """Hyper-parameters of BERT4Rec."""
 
+    filter_share: AlwaysZero = 0.0
+    """Not available: the filter reads earlier items only, and BERT4Rec reads both sides."""
     masked: OpenUnitInterval = 0.2
     """Share of a window's items that are masked; at least one is, and at least one is not."""
     last: UnitInterval = 0.2

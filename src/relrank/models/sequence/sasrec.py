@@ -8,6 +8,8 @@
     FFN(x) = W₂ gelu(W₁ x + b₁) + b₂                              (eq. 4, there with ReLU)
     h_t = LayerNorm(x_t),  score(i) = h_t · q_i                   (eq. 6)
 
+With ``filter_share`` s > 0, SA(x) is s · F(x) + (1 − s) · SA(x), F a learned causal filter (``causal_filter``).
+
 q is ``table``, shared by input and output. Windows are aligned on the right, as with the paper's padding on the left:
 the latest item is always at the last position. The default loss is the softmax over the catalogue: with the paper's
 binary cross-entropy and one negative, accuracy is far lower (Petrov & Macdonald 2023; Klenitskiy & Vasilev 2023).
@@ -16,6 +18,7 @@ binary cross-entropy and one negative, accuracy is far lower (Petrov & Macdonald
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -23,9 +26,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from relrank.graph.graph import Graph
-from relrank.models.core.hyperparameters import PositiveInt
+from relrank.models.core.base import GridParameter
+from relrank.models.core.hyperparameters import DropFraction, PositiveInt
 from relrank.models.core.layers import apply_dropout, check_heads
+from relrank.models.core.search_dimensions import Choice, Range
 from relrank.models.core.sequence_model import SequenceConfig, SequenceModel, Windows, positions
+from relrank.models.sequence.causal_filter import CausalFilter
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,10 @@ class SASRecConfig(SequenceConfig):
     """Attention heads; a divisor of ``dim``."""
     widening: PositiveInt = 4
     """Hidden width of the feed-forward network, in multiples of ``dim``."""
+    filter_share: DropFraction = 0.0
+    """Share of a learned filter of the latest inputs in the output of self-attention; 0 is SASRec."""
+    filter_length: PositiveInt = 50
+    """Inputs that the filter reads."""
 
 
 class TransformerLayer(nn.Module):
@@ -48,11 +58,15 @@ class TransformerLayer(nn.Module):
         merge: W_O.
         widen: W₁, b₁.
         narrow: W₂, b₂.
+        filter: F; None if its share is 0.
     """
 
-    def __init__(self, dim: int, heads: int, widening: int) -> None:
+    def __init__(
+        self, dim: int, heads: int, widening: int, filter_share: float = 0.0, filter_length: int = 1
+    ) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.filter_share = heads, filter_share
+        self.filter = CausalFilter(dim, filter_length) if filter_share else None
         self.norm, self.norm_forward = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.attend, self.merge = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.widen, self.narrow = nn.Linear(dim, widening * dim), nn.Linear(widening * dim, dim)
@@ -65,6 +79,8 @@ class TransformerLayer(nn.Module):
         for linear in (self.attend, self.merge, self.widen, self.narrow):
             linear.weight.copy_(torch.randn(linear.weight.shape, generator=generator) * std)
             linear.bias.zero_()
+        if self.filter is not None:
+            self.filter.reset(generator)
 
     def forward(self, x: Tensor, mask: Tensor | None, dropout: float, generator: torch.Generator | None) -> Tensor:
         """[b, L, dim] → [b, L, dim].
@@ -75,8 +91,16 @@ class TransformerLayer(nn.Module):
             dropout: share of entries.
             generator: of the dropout; None disables it.
         """
-        x = x + apply_dropout(self.self_attention(self.norm(x), mask), dropout, generator)
+        x = x + apply_dropout(self.mix(self.norm(x), mask), dropout, generator)
         return x + apply_dropout(self.feed_forward(self.norm_forward(x)), dropout, generator)
+
+    def mix(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Self-attention, of which the filter has a share: s · F(x) + (1 − s) · SA(x), [b, L, dim]."""
+        attended = self.self_attention(x, mask)
+        if self.filter is None:
+            return attended
+        mixed: Tensor = self.filter_share * self.filter(x) + (1 - self.filter_share) * attended
+        return mixed
 
     def self_attention(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """softmax(Q Kᵀ / √d_head) V · W_O, [b, L, dim]."""
@@ -113,13 +137,19 @@ class Transformer(SequenceModel):
         super().__init__(graph, config)
         c = self.config
         self.places = nn.Parameter(torch.zeros(c.window, c.dim))
-        self.blocks = nn.ModuleList([TransformerLayer(c.dim, c.heads, c.widening) for _ in range(c.layers)])
+        layer = partial(TransformerLayer, c.dim, c.heads, c.widening, c.filter_share, c.filter_length)
+        self.blocks = nn.ModuleList([layer() for _ in range(c.layers)])
         self.norm = nn.LayerNorm(c.dim)
 
     @classmethod
     def check_config(cls, config: Any, where: str) -> None:
         """``heads`` must divide ``dim``."""
         check_heads(config, where)
+
+    @classmethod
+    def space(cls, graph: Graph) -> tuple[GridParameter | Range | Choice, ...]:
+        """That of every sequence model; with causal attention, also the share of the filter."""
+        return *super().space(graph), *([Choice("filter_share", (0.0, 0.3, 0.5, 0.7))] if cls.causal else [])
 
     def init_encoder(self, generator: torch.Generator) -> None:
         """Normal position embeddings and weights; norms at the identity."""

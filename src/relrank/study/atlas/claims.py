@@ -22,11 +22,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from relrank.errors import InputError
 from relrank.evaluation.comparison import Effect
 from relrank.study.atlas.config import ALL, Claim
 from relrank.study.atlas.gains import Gain, Row, base_metric, effect_of, effect_row, in_percent, is_leaking
 from relrank.study.atlas.if_used import measure, used_relation
-from relrank.study.atlas.run import Outcome
+from relrank.study.atlas.run import Outcome, one_line
 from relrank.study.cell import StatusCallback
 from relrank.study.prepare import StudyData
 from relrank.study.result import StudyResult
@@ -107,7 +108,10 @@ def judge(claim: Claim, outcome: Outcome) -> JudgedClaim:
         return JudgedClaim(claim, "not tested", "the audit found a leak, which the study accepts")
     effect, left_out = effect_of(row), None
     if claim.against is None and claim.relation != ALL:
-        used = [used_relation(outcome, row) for row in relation_rows(claim, result)]
+        try:
+            used = [used_relation(outcome, row) for row in relation_rows(claim, result)]
+        except (InputError, OSError) as error:  # a result may be kept without its cells
+            return JudgedClaim(claim, "not tested", f"the study's cells cannot be read: {one_line(error)}")
         if missing := [one.relation for one in used if one.tables is None]:
             why = f"what {' and '.join(missing)} would add if used has not been measured yet: run the atlas"
             return JudgedClaim(claim, "not tested", why)
