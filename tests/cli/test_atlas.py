@@ -216,7 +216,7 @@ def test_claims_are_judged(done):
     begin = "- **1 of 3 published claims does not hold** ([how claims are decided](#published-claims)):\n"
     said = "    - “All of them are worth nothing.” ([Somebody](https://example.org)): here **+"
     assert begin + said in answer
-    assert "sparse-ease on two; it is beyond the margin.\n" in answer
+    assert "sparse-ease on two; it is shown to be beyond ± 1 %.\n" in answer
     assert "against popularity on" in answer
     assert "- **1 of 3 published claims holds**:\n" in answer
     assert "- **1 of 3 published claims could not be tested**:\n" in answer
@@ -323,11 +323,11 @@ def test_a_relation_that_the_search_leaves_out_is_measured(copied):
     page = (copied / "docs" / "atlas.md").read_text("utf-8")
     line = next(line for line in page.splitlines() if line.startswith("| Noise is worth something."))
     assert shown([100 * value / base for value in (added.mean, added.low, added.high)]) in line
-    assert "(with the relation in use; validation gives it no weight)" in line
+    assert "(the search leaves the relation out; this is with its best weight above 0)" in line
     line = next(line for line in page.splitlines() if line.startswith("| Noise matters more than drivers."))
     assert "helps more" in line
     assert "noise more than driver" in line
-    assert "**does not hold**: it adds less" in line
+    assert "**does not hold**: it adds less than driver" in line
     driver = worth_in_percent(copied, "one", "sparse-ease")[0]
     assert f"| {100 * added.mean / base - driver:.1f} %".replace("-", "−") in line
     assert "sparse-ease with noise used" not in run(copied, "--only", "one")

@@ -68,8 +68,8 @@ def test_a_relation_that_the_search_leaves_out(expect, mean, half, answer):
 @pytest.mark.parametrize(
     ("mean", "half", "answer", "reason"),
     [
-        (-0.01, 0.005, "does not hold", "it adds less"),
-        (-0.001, 0.002, "does not hold", "no lead as large as the margin is left"),
+        (-0.01, 0.005, "does not hold", "it adds less than text"),
+        (-0.001, 0.002, "does not hold", "a lead of 1 % or more is excluded"),
         (0.001, 0.003, "undecided", "includes 0"),
         (0.01, 0.005, "holds", "above 0"),
     ],

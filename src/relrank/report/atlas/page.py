@@ -206,7 +206,7 @@ def left_out(one: JudgedClaim) -> str:
         return ""
     n, splits = one.left_out
     where = "" if splits == 1 else f" on {n} of {splits} splits"
-    return f" (with the relation in use; validation gives it no weight{where})"
+    return f" (the search leaves the relation out{where}; this is with its best weight above 0)"
 
 
 def leak_twins(outcomes: Sequence[Outcome], worths: Sequence[Worth]) -> list[str]:

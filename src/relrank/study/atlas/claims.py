@@ -68,30 +68,33 @@ def decide(claim: Claim, effect: Effect, base: float, margin: float, is_left_out
     sign = -1.0 if claim.expect == "hurts" else 1.0
     low, high = sorted((sign * effect.low, sign * effect.high))
     inner_low, inner_high = sorted(sign * end for end in effect.interval_at(0.9))
-    least = margin * base
+    least, most = margin * base, f"{100 * margin:g} %"
     if claim.expect == "negligible":
         if effect.is_equivalent(least):
-            return "holds", "it is within the margin"
+            return "holds", f"it is shown to be within ± {most}"
         if is_left_out and inner_high < least:
-            return "holds", "if used it adds less than the margin, and the search does not use it"
+            return "holds", f"where it is used a gain of {most} or more is excluded, and the search does not use it"
         if inner_low > least or inner_high < -least:
-            return "does not hold", "it is beyond the margin"
-        return "undecided", "the interval reaches beyond the margin on one side at least"
+            return "does not hold", f"it is shown to be beyond ± {most}"
+        return "undecided", f"effects beyond {most} are not excluded"
     verb = "gain" if claim.expect == "helps" else "loss"
     size = claim.difference if claim.difference is not None else claim.gain and claim.gain / 100 * base
     if claim.more_than is not None and high < 0:
-        return "does not hold", "it adds less"
+        return "does not hold", f"it adds less than {claim.more_than}"
     if inner_high < least:
         what = verb if claim.more_than is None else "lead"
-        return "does not hold", f"no {what} as large as the margin is left"
+        return "does not hold", f"a {what} of {most} or more is excluded"
     if size is not None and inner_high < abs(size) - least:
-        also = f"there is a {verb}, but" if low > 0 else f"a {verb} is not shown, and"
-        return "does not hold", f"{also} one as large as claimed ({100 * size / base:+.1f} %) is excluded"
+        smaller = "shown" if low > 0 else "neither shown nor excluded"
+        return (
+            "does not hold",
+            f"the claimed size ({100 * size / base:+.1f} %) is excluded; a smaller {verb} is {smaller}",
+        )
     if low > 0:
         return "holds", f"the interval is {'above' if claim.expect == 'helps' else 'below'} 0" + (
             "" if size is None else " and the claimed size is not excluded"
         )
-    return "undecided", "the interval includes 0, and effects above the margin"
+    return "undecided", f"the interval includes 0 and a {verb if claim.more_than is None else 'lead'} above {most}"
 
 
 def judge(claim: Claim, outcome: Outcome) -> JudgedClaim:
