@@ -1,12 +1,17 @@
 """The rule for published claims: worked cases, simulated error rates, and which effect decides."""
 
+import json
+from types import SimpleNamespace
+
 import numpy as np
+import polars as pl
 import pytest
 from scipy.special import stdtrit
 
 from relrank.evaluation.comparison import Effect
-from relrank.study.atlas.claims import decide
+from relrank.study.atlas.claims import decide, decide_rank
 from relrank.study.atlas.config import Claim
+from relrank.study.atlas.gains import splits_left_out
 
 
 def claim(expect, **size):
@@ -61,38 +66,71 @@ def test_by_interval_and_margin(expect, size, mean, half, answer):
 )
 def test_a_relation_that_the_search_leaves_out(expect, mean, half, answer):
     """Judged by what it adds if it is used; only "negligible" does not mind a loss, which the search avoids."""
-    found, why = decide(claim(expect), effect(mean, half), 0.2, 0.01, is_left_out=True)
+    found, why = decide(claim(expect), effect(mean, half), 0.2, 0.01, never_used=True)
     assert found == answer, why
 
 
 @pytest.mark.parametrize(
-    ("mean", "half", "answer", "reason"),
+    ("differences", "answer", "reason"),
     [
-        (-0.01, 0.005, "does not hold", "it adds less than text"),
-        (-0.001, 0.002, "does not hold", "a lead of 1 % or more is excluded"),
-        (0.001, 0.003, "undecided", "includes 0"),
-        (0.01, 0.005, "holds", "above 0"),
+        # (mean, half of the 95 % interval); two tests: the one-sided level is .025 each, so the 95 % interval decides
+        ({"text": (-0.010, 0.005), "tags": (0.010, 0.005)}, "does not hold", "it adds less than text"),
+        ({"text": (-0.001, 0.0029), "tags": (0.010, 0.005)}, "does not hold", "a lead of 1 % over text is excluded"),
+        ({"text": (-0.001, 0.0031), "tags": (0.010, 0.005)}, "undecided", "over text is neither"),
+        ({"text": (0.010, 0.005), "tags": (0.001, 0.003)}, "undecided", "over tags is neither"),
+        ({"text": (0.010, 0.005), "tags": (0.020, 0.005)}, "holds", "more than text and tags"),
+        ({"text": (-0.001, 0.0034)}, "does not hold", "a lead of 1 % over text is excluded"),  # .839 · .0034 < .003
     ],
 )
-def test_that_a_relation_helps_more_than_another_one(mean, half, answer, reason):
-    more = claim("helps", relation="language", more_than="text")
-    found, why = decide(more, effect(mean, half), 0.2, 0.01)
-    assert found == answer
+def test_that_a_relation_helps_more_than_others(differences, answer, reason):
+    effects = {name: effect(*values) for name, values in differences.items()}
+    found, why, decisive = decide_rank(effects, 0.2, 0.01)
+    assert found == answer, why
     assert reason in why
+    assert decisive in effects.values()
 
 
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"relation": "text", "more_than": "text"}, "two different relations"),
-        ({"more_than": "text"}, "two different relations"),
-        ({"more_than": "text", "against": "popularity"}, "two different relations"),
-        ({"relation": "language", "more_than": "text", "expect": "hurts"}, 'expect = "helps"'),
+        ({"relation": "text", "more_than": ["text"]}, "different relations"),
+        ({"more_than": ["text"]}, "different relations"),
+        ({"more_than": ["text"], "against": "popularity"}, "different relations"),
+        ({"relation": "language", "more_than": ["text"], "expect": "hurts"}, 'expect = "helps"'),
+        ({"relation": "language", "more_than": ["text"], "gain": 3.0}, "without a size"),
     ],
 )
 def test_a_comparison_of_relations_names_two_of_them(keys, message):
     with pytest.raises(ValueError, match=message):
         claim(**{"expect": "helps", **keys})
+
+
+TRIALS = [
+    ("all", {"l2": 1.0, "weights.tag": 0.0, "weights.text": 0.0}, True),
+    ("all", {"l2": 1.0, "weights.tag": 0.0, "weights.text": 3.0}, True),
+    ("all", {"l2": 1.0, "weights.tag": 0.0, "weights.text": 0.0}, False),
+    ("one", {"weights.tag": 0.0}, True),
+    ("one", {"l2": 1.0}, True),  # its weight is not searched
+    ("never", {"weights.tag": 1.0}, True),
+]
+
+
+@pytest.mark.parametrize(
+    ("arm", "relation", "expected"),
+    [
+        ("all", "tag", (2, 2)),
+        ("all", "text", (1, 2)),
+        ("all", None, (1, 2)),
+        ("one", "tag", (1, 2)),
+        ("never", "tag", None),
+        ("never", None, None),
+    ],
+)
+def test_what_a_search_leaves_out(arm, relation, expected):
+    """Of the chosen trials, one per split, only; all relations are left out where none has a weight."""
+    rows = [{"model": "m", "arm": a, "config": json.dumps(c), "chosen": chosen} for a, c, chosen in TRIALS]
+    row = {"model": "m", "arm_a": arm, "relation": relation}
+    assert splits_left_out(SimpleNamespace(tuning=pl.DataFrame(rows)), row) == expected
 
 
 @pytest.mark.parametrize("freedom", [4, 1000])

@@ -99,7 +99,7 @@ def _run_study(console: Console, study: AtlasStudy, folder: Path, jobs: int, cla
     from relrank.cli.live import LiveStudy
     from relrank.report import write_report
     from relrank.study.atlas.claims import measure_used
-    from relrank.study.atlas.run import Outcome
+    from relrank.study.atlas.run import Outcome, one_line
     from relrank.study.run import run_study
 
     with make_engine("local", jobs, None, None) as engine:
@@ -107,7 +107,10 @@ def _run_study(console: Console, study: AtlasStudy, folder: Path, jobs: int, cla
         with LiveStudy(console, study.config.titles) as live:
             result = run_study(study.config, data, folder, live, engine)
     write_report(result, folder / "report.html")
-    measure_used(claims, Outcome(study, folder, result), data, lambda text: print_plain(console, text, "dim"))
+    try:
+        measure_used(claims, Outcome(study, folder, result), data, lambda text: print_plain(console, text, "dim"))
+    except Exception as error:  # must not cost the study, which has finished
+        print_plain(console, f"relations that the search leaves out could not be measured: {one_line(error)}", "red")
     return result
 
 

@@ -16,7 +16,7 @@ from relrank.report.atlas.picture import Group, Mark, Marks, narrow_picture, wid
 from relrank.report.formatting import NOTHING, amount, count, extra, listed, metric_name, number, signed_percent
 from relrank.report.templates import template_environment
 from relrank.study.atlas.claims import ANSWERS, JudgedClaim, judge
-from relrank.study.atlas.config import Atlas, Claim
+from relrank.study.atlas.config import ALL, Atlas, Claim
 from relrank.study.atlas.gains import (
     ALL_KIND,
     CLOSED,
@@ -195,18 +195,20 @@ def claims_by_answer(claims: Sequence[JudgedClaim], titles: Mapping[str, str]) -
 def _claim_line(one: JudgedClaim, titles: Mapping[str, str]) -> str:
     against = f" against {md(one.claim.against)}" if one.claim.against else ""
     evidence = f"{md(one.claim.model)}{against} on {md(titles[one.claim.study])}"
-    found = f"here the difference to {md(one.claim.more_than)} is" if one.claim.more_than else "here"
+    found = "here the difference is" if one.claim.more_than else "here"
     measured = f"{found} **{gain_text(one.gain)}**, {evidence}" if one.gain else f"not tested with {evidence}"
     return f"“{md(one.claim.text)}” ({source(one.claim)}): {measured}; {md(one.why)}{left_out(one)}."
 
 
 def left_out(one: JudgedClaim) -> str:
-    """That the search does not use the relation of a claim, where that is so."""
-    if one.left_out is None:
+    """Which relations of a claim the search does not use on its own."""
+    if not one.left_out:
         return ""
-    n, splits = one.left_out
-    where = "" if splits == 1 else f" on {n} of {splits} splits"
-    return f" (the search leaves the relation out{where}; this is with its best weight above 0)"
+    parts = []
+    for name, n, splits in one.left_out:
+        what = "all relations" if name == ALL else name if one.claim.more_than else "the relation"
+        parts.append(f"{md(what)} out{'' if splits == 1 else f' on {n} of {splits} splits'}")
+    return f" (the search leaves {listed(parts)}; this is with the weight above 0 that validates best)"
 
 
 def leak_twins(outcomes: Sequence[Outcome], worths: Sequence[Worth]) -> list[str]:

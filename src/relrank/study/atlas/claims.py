@@ -8,9 +8,10 @@ With an effect e, its intervals and the study's margin m, a claim
 * that a relation is negligible: *holds* if e is shown to be within ± m; *does not hold* if it is shown to be
   beyond.
 
-A relation that the search leaves out on some splits is judged by what it adds if it is used (``if_used``). That such
-a relation is negligible also *holds* if it is shown to add less than m, however much it costs where it is used. A
-claim that a relation helps more than another one is judged by the difference between the two, each used.
+A relation that the search leaves out on some splits is judged by what it adds if it is used (``if_used``); so are all
+relations together where it uses none of them. That a relation is negligible also *holds* if the search never uses it
+and it is shown to add less than m. A claim that a relation helps more than others *holds* if each difference is above
+0, and *does not hold* if one is shown to be smaller than m, with Bonferroni's correction for their number.
 
 "Shown to be smaller", "within" and "beyond" are one-sided tests at .05, so the ends of the 90 % interval decide. Else
 the claim is *undecided*. A claim whose arms have not run, or whose relation leaks, is *not tested*.
@@ -18,7 +19,7 @@ the claim is *undecided*. A claim whose arms have not run, or whose relation lea
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,9 +27,10 @@ from relrank.errors import InputError
 from relrank.evaluation.comparison import Effect
 from relrank.study.atlas.config import ALL, Claim
 from relrank.study.atlas.gains import Gain, Row, base_metric, effect_of, effect_row, in_percent, is_leaking
-from relrank.study.atlas.if_used import measure, used_relation
+from relrank.study.atlas.if_used import UsedRelation, measure, used_relation
 from relrank.study.atlas.run import Outcome, one_line
 from relrank.study.cell import StatusCallback
+from relrank.study.number_format import interval, signed
 from relrank.study.prepare import StudyData
 from relrank.study.result import StudyResult
 
@@ -45,17 +47,17 @@ class JudgedClaim:
         answer: by the rule above.
         why: the figures behind it, in a sentence.
         gain: the effect in percent; None if it was not measured.
-        left_out: on how many splits the search leaves the relation out, and of how many; None if on none.
+        left_out: of the relations that the search leaves out: the name, on how many splits, and of how many.
     """
 
     claim: Claim
     answer: Answer
     why: str
     gain: Gain | None = None
-    left_out: tuple[int, int] | None = None
+    left_out: tuple[tuple[str, int, int], ...] = ()
 
 
-def decide(claim: Claim, effect: Effect, base: float, margin: float, is_left_out: bool = False) -> tuple[Answer, str]:
+def decide(claim: Claim, effect: Effect, base: float, margin: float, never_used: bool = False) -> tuple[Answer, str]:
     """The answer of the rule above, and the reason in words.
 
     Args:
@@ -63,27 +65,24 @@ def decide(claim: Claim, effect: Effect, base: float, margin: float, is_left_out
         effect: what was measured, in units of the metric.
         base: the metric without the relation.
         margin: smallest difference that matters, as a share of the base.
-        is_left_out: whether the effect is what the relation adds if it is used, and the search does not use it.
+        never_used: whether the effect is what the relation adds if it is used, and the search does so on no split.
     """
     sign = -1.0 if claim.expect == "hurts" else 1.0
-    low, high = sorted((sign * effect.low, sign * effect.high))
+    low = min(sign * effect.low, sign * effect.high)
     inner_low, inner_high = sorted(sign * end for end in effect.interval_at(0.9))
     least, most = margin * base, f"{100 * margin:g} %"
     if claim.expect == "negligible":
         if effect.is_equivalent(least):
             return "holds", f"it is shown to be within ± {most}"
-        if is_left_out and inner_high < least:
+        if never_used and inner_high < least:
             return "holds", f"where it is used a gain of {most} or more is excluded, and the search does not use it"
         if inner_low > least or inner_high < -least:
             return "does not hold", f"it is shown to be beyond ± {most}"
         return "undecided", f"effects beyond {most} are not excluded"
     verb = "gain" if claim.expect == "helps" else "loss"
     size = claim.difference if claim.difference is not None else claim.gain and claim.gain / 100 * base
-    if claim.more_than is not None and high < 0:
-        return "does not hold", f"it adds less than {claim.more_than}"
     if inner_high < least:
-        what = verb if claim.more_than is None else "lead"
-        return "does not hold", f"a {what} of {most} or more is excluded"
+        return "does not hold", f"a {verb} of {most} or more is excluded"
     if size is not None and inner_high < abs(size) - least:
         smaller = "shown" if low > 0 else "neither shown nor excluded"
         return (
@@ -94,7 +93,31 @@ def decide(claim: Claim, effect: Effect, base: float, margin: float, is_left_out
         return "holds", f"the interval is {'above' if claim.expect == 'helps' else 'below'} 0" + (
             "" if size is None else " and the claimed size is not excluded"
         )
-    return "undecided", f"the interval includes 0 and a {verb if claim.more_than is None else 'lead'} above {most}"
+    return "undecided", f"the interval includes 0 and a {verb} above {most}"
+
+
+def decide_rank(differences: Mapping[str, Effect], base: float, margin: float) -> tuple[Answer, str, Effect]:
+    """The answer to a claim that a relation helps more than others, the reason, and the difference that decides.
+
+    Args:
+        differences: to each other relation, by its name.
+        base: the metric without relations.
+        margin: smallest difference that matters, as a share of the base.
+    """
+    level = 1 - 0.1 / len(differences)  # one-sided tests at .05, corrected
+    upper = {name: effect.interval_at(level)[1] for name, effect in differences.items()}
+    name = min(upper, key=lambda other: upper[other])
+    effect = differences[name]
+    if upper[name] < margin * base:
+        less = (
+            f"it adds less than {name}"
+            if effect.high < 0
+            else f"a lead of {100 * margin:g} % over {name} is excluded"
+        )
+        return "does not hold", less, effect
+    if all(one.low > 0 for one in differences.values()):
+        return "holds", f"it adds more than {' and '.join(differences)}", effect
+    return "undecided", f"a lead over {name} is neither shown nor excluded", effect
 
 
 def judge(claim: Claim, outcome: Outcome) -> JudgedClaim:
@@ -104,30 +127,48 @@ def judge(claim: Claim, outcome: Outcome) -> JudgedClaim:
     result, margin = outcome.result, outcome.study.config.study.margin
     row = _evidence(claim, result)
     base = None if row is None else base_metric(result, claim.against or claim.model, _base_arm(claim, row))
-    lacks_other = claim.more_than is not None and len(relation_rows(claim, result)) < 2
+    lacks_other = claim.against is None and len(relation_rows(claim, result)) < 1 + len(claim.more_than)
     if row is None or not base or lacks_other:
         return JudgedClaim(claim, "not tested", f"{claim.model} ran without the arms that this needs")
-    if any(is_leaking(result, name) for name in (claim.relation, claim.more_than) if name is not None):
+    if any(is_leaking(result, name) for name in (claim.relation, *claim.more_than)):
         return JudgedClaim(claim, "not tested", "the audit found a leak, which the study accepts")
-    effect, left_out = effect_of(row), None
-    if claim.against is None and claim.relation != ALL:
-        try:
-            used = [used_relation(outcome, row) for row in relation_rows(claim, result)]
-        except (InputError, OSError) as error:  # a result may be kept without its cells
-            return JudgedClaim(claim, "not tested", f"the study's cells cannot be read: {one_line(error)}")
-        if missing := [one.relation for one in used if one.tables is None]:
-            why = f"what {' and '.join(missing)} would add if used has not been measured yet: run the atlas"
-            return JudgedClaim(claim, "not tested", why)
-        effect = used[0].effect() if claim.more_than is None else used[0].effect_beyond(used[1])
-        left_out = used[0].left_out
-    answer, why = decide(claim, effect, base, margin, left_out is not None)
-    return JudgedClaim(claim, answer, why, in_percent(effect, base), left_out)
+    if claim.against is not None:
+        answer, why = decide(claim, effect_of(row), base, margin)
+        return JudgedClaim(claim, answer, why, in_percent(effect_of(row), base))
+    try:
+        used = [used_relation(outcome, one) for one in relation_rows(claim, result)]
+    except (InputError, OSError) as error:  # a result may be kept without its cells
+        return JudgedClaim(claim, "not tested", f"the study's cells cannot be read: {one_line(error)}")
+    if missing := [one.relation for one in used if one.used is None]:
+        why = f"what {' and '.join(missing)} would add if used has not been measured yet: run the atlas"
+        return JudgedClaim(claim, "not tested", why)
+    return _judged(claim, used, base, margin)
+
+
+def _judged(claim: Claim, used: Sequence[UsedRelation], base: float, margin: float) -> JudgedClaim:
+    """A claim about one model with and without relations."""
+    first, others = used[0], used[1:]
+    effect = first.effect()
+    if others:
+        alone = in_percent(effect, base)
+        differences = {other.relation: first.effect_beyond(other) for other in others}
+        answer, why, effect = decide_rank(differences, base, margin)
+        why += f"; by itself it adds {signed(alone.mean, 1)} % ({interval(alone.low, alone.high, 1)} %)"
+    else:
+        never_used = first.left_out is not None and first.left_out[0] == first.left_out[1]
+        answer, why = decide(claim, effect, base, margin, never_used)
+    left_out = tuple((one.relation, *one.left_out) for one in used if one.left_out is not None)
+    return JudgedClaim(claim, answer, why.replace("-", "−"), in_percent(effect, base), left_out)
 
 
 def relation_rows(claim: Claim, result: StudyResult) -> list[Row]:
-    """The effects, beside the interactions, of the single relations that a claim is about; arms may be missing."""
-    names = [name for name in (claim.relation, claim.more_than) if name is not None and name != ALL]
-    rows = [effect_row(result, claim.model, "alone", name) for name in names] if claim.against is None else []
+    """The effects, beside the interactions, of the relations that a claim is about; some may not have been run."""
+    if claim.against is not None:
+        return []
+    if claim.relation == ALL:
+        rows = [effect_row(result, claim.model, "gain", None)]
+    else:
+        rows = [effect_row(result, claim.model, "alone", name) for name in (claim.relation, *claim.more_than)]
     return [row for row in rows if row is not None]
 
 
@@ -140,10 +181,9 @@ def measure_used(claims: Iterable[Claim], outcome: Outcome, data: StudyData, on_
 
 
 def _evidence(claim: Claim, result: StudyResult) -> Row | None:
-    """The row of the effects table that decides."""
+    """The row of the effects table that decides, or that of its first relation."""
     if claim.against is None:
-        relation = None if claim.relation == ALL else claim.relation
-        return effect_row(result, claim.model, "gain" if relation is None else "alone", relation)
+        return next(iter(relation_rows(claim, result)), None)
     rows = [
         row
         for row in result.effects.iter_rows(named=True)

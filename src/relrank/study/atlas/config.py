@@ -61,8 +61,8 @@ class Claim(ConfigSection):
         model: of that study, with or without the relation.
         against: a model of that study: the claim then compares the model and its relations with it. Without it, the
             model is compared with itself on the interactions alone.
-        more_than: another relation of that study: the claim then is that the relation helps more than this one does,
-            each beside the interactions alone.
+        more_than: other relations of that study: the claim then is that the relation helps more than each of them
+            does, beside the interactions alone.
         expect: what is claimed.
         gain: claimed size, in percent of the metric without the relation.
         difference: claimed size, in units of the metric.
@@ -76,7 +76,7 @@ class Claim(ConfigSection):
     relation: str = ALL
     model: str
     against: str | None = None
-    more_than: str | None = None
+    more_than: tuple[str, ...] = ()
     expect: Literal["helps", "negligible", "hurts"]
     gain: float | None = None
     difference: float | None = None
@@ -93,10 +93,10 @@ class Claim(ConfigSection):
             raise ValueError("a gain or difference above 0 for helps, below 0 for hurts")
         if self.against is not None and self.relation != ALL:
             raise ValueError('relation = "all": a comparison with another model is one of all relations')
-        if self.more_than is not None and (self.relation in (ALL, self.more_than) or self.against is not None):
-            raise ValueError("more_than compares two different relations of one model: no against, not all relations")
-        if self.more_than is not None and self.expect != "helps":
-            raise ValueError('expect = "helps": more_than says that a relation helps more than another one')
+        if self.more_than and (self.relation in (ALL, *self.more_than) or self.against is not None):
+            raise ValueError("more_than compares different relations of one model: no against, not all relations")
+        if self.more_than and (self.expect != "helps" or sizes):
+            raise ValueError('expect = "helps" without a size: more_than says that a relation helps more than others')
         return self
 
 
@@ -218,8 +218,8 @@ def _check_claim(atlas: Atlas, claim: Claim, where: str) -> None:
     _check_known("model", claim.model, models, f"{where}.model")
     if claim.against is not None:
         _check_known("model", claim.against, models, f"{where}.against")
-    if claim.more_than is not None:
-        _check_known("relation", claim.more_than, study.config.relations, f"{where}.more_than")
+    for relation in claim.more_than:
+        _check_known("relation", relation, study.config.relations, f"{where}.more_than")
 
 
 def _check_known(what: str, name: str, known: Collection[str], where: str) -> None:

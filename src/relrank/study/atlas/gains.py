@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -27,6 +28,8 @@ CLOSED, LIGHTGCN, NETWORK = FAMILIES = ("closed form", "LightGCN", "other networ
 ALL_KIND = "all relations together"
 NORMAL = float(ndtri(0.975))
 """Standard errors from the mean to the end of a normal 95 % interval."""
+WEIGHTS = "weights."
+"""Prefix of relation weights among the hyper-parameters of a search."""
 Row = Mapping[str, Any]
 
 
@@ -133,7 +136,12 @@ def _worth(outcome: Outcome, result: StudyResult, relation: str, kind: str, fami
 
     def gain(effect_kind: str) -> Gain | None:
         row = effect_row(result, model, effect_kind, None if relation == ALL else relation)
-        return None if row is None else in_percent(effect_of(row), base)
+        if row is None:
+            return None
+        left_out = splits_left_out(result, row) if effect_kind in ("alone", "gain") else None
+        if left_out is not None and left_out[0] == left_out[1]:  # other settings may differ by the search's luck
+            return Gain(0.0, 0.0, 0.0)
+        return in_percent(effect_of(row), base)
 
     tuned, kept = gain("drop"), gain("held")
     links = {row["name"]: row["edges"] for row in result.card["relations"]}
@@ -168,6 +176,20 @@ def effect_row(result: StudyResult, model: str, kind: str, relation: str | None)
         (pl.col("model") == model) & (pl.col("kind") == kind) & pl.col("relation").eq_missing(relation)
     )
     return rows.row(0, named=True) if len(rows) else None
+
+
+def splits_left_out(result: StudyResult, row: Row) -> tuple[int, int] | None:
+    """On how many splits the search gives an effect's relation the weight 0, and of how many; None if on none.
+
+    An effect of all relations counts where all of their weights are 0. A weight that is not searched is not left out.
+    """
+    is_arm = (pl.col("model") == row["model"]) & (pl.col("arm") == row["arm_a"]) & pl.col("chosen")
+    n_out, chosen = 0, result.tuning.filter(is_arm)["config"].to_list()
+    for config in chosen:
+        values = {name: value for name, value in json.loads(config).items() if name.startswith(WEIGHTS)}
+        weights = values.values() if row["relation"] is None else [values.get(WEIGHTS + row["relation"], 1.0)]
+        n_out += bool(weights) and not any(weights)
+    return (n_out, len(chosen)) if n_out else None
 
 
 def effect_of(row: Row) -> Effect:
