@@ -8,6 +8,7 @@ from relrank.errors import InputError
 from relrank.models.sequence.bert4rec import BERT4Rec, BERT4RecConfig
 from relrank.models.sequence.causal_filter import CausalFilter
 from relrank.models.sequence.sasrec import SASRec, SASRecConfig
+from relrank.models.sequence.sequence_fusion import SequenceFusion, SequenceFusionConfig
 from relrank.testing import SequenceContract, planted_sequences
 from relrank.training import TrainConfig
 
@@ -15,6 +16,12 @@ from relrank.training import TrainConfig
 class TestFilteredSASRec(SequenceContract):
     kind = SASRec
     config = SASRecConfig(dim=32, window=16, dropout=0.1, filter_share=0.5, filter_length=8)
+    train = TrainConfig(epochs=40, batch=32, lr=0.005, every=20, device="cpu")
+
+
+class TestFilteredFusion(SequenceContract):
+    kind = SequenceFusion
+    config = SequenceFusionConfig(dim=32, window=16, dropout=0.1, filter_share=0.5)
     train = TrainConfig(epochs=40, batch=32, lr=0.005, every=20, device="cpu")
 
 
@@ -70,9 +77,14 @@ def test_without_a_share_there_is_no_filter():
 
 
 @pytest.mark.parametrize(
-    ("kind", "config"), [(BERT4Rec, BERT4RecConfig(filter_share=0.5)), (SASRec, SASRecConfig(filter_share=1.0))]
+    ("kind", "config"),
+    [
+        (BERT4Rec, BERT4RecConfig(filter_share=0.5)),  # it reads both sides
+        (SASRec, SASRecConfig(filter_share=1.0)),  # attention would stay untrained
+        (SASRec, SASRecConfig(filter_length=7)),  # of no filter
+        (BERT4Rec, BERT4RecConfig(filter_length=7)),
+    ],
 )
-def test_shares_that_make_no_sense_are_refused(kind, config):
-    """BERT4Rec reads both sides; a share of 1 would leave attention untrained."""
+def test_settings_that_make_no_sense_are_refused(kind, config):
     with pytest.raises(InputError, match="filter_share"):
         kind(planted_sequences(), config)

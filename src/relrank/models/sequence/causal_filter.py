@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 NOISE = 0.02
-"""Standard deviation of the initial weights around 2^−(k + 1)."""
+"""Standard deviation of the initial weights around their means."""
 
 
 class CausalFilter(nn.Module):
@@ -34,7 +34,7 @@ class CausalFilter(nn.Module):
         self.kernel = nn.Parameter(torch.zeros(dim, 1, length))
 
     def reset(self, generator: torch.Generator) -> None:
-        """Weights that halve with every step back, with a sum of 1, and noise."""
+        """Weights that halve with every step back and sum to 1, and noise."""
         halving = 0.5 ** torch.arange(self.kernel.shape[2], dtype=torch.float32).flip(0)
         noise = torch.randn(self.kernel.shape, generator=generator) * NOISE
         self.kernel.copy_(halving / halving.sum() + noise)

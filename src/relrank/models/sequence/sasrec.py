@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.models.core.base import GridParameter
 from relrank.models.core.hyperparameters import DropFraction, PositiveInt
@@ -45,7 +46,8 @@ class SASRecConfig(SequenceConfig):
     widening: PositiveInt = 4
     """Hidden width of the feed-forward network, in multiples of ``dim``."""
     filter_share: DropFraction = 0.0
-    """Share of a learned filter of the latest inputs in the output of self-attention; 0 is SASRec."""
+    """Weight of a learned filter of the latest inputs beside self-attention, which has the rest; 0 is SASRec. When
+    training starts the filter dominates at any share, since attention begins near 0."""
     filter_length: PositiveInt = 50
     """Inputs that the filter reads."""
 
@@ -143,8 +145,15 @@ class Transformer(SequenceModel):
 
     @classmethod
     def check_config(cls, config: Any, where: str) -> None:
-        """``heads`` must divide ``dim``."""
+        """``heads`` must divide ``dim``; without a filter its length has no effect."""
         check_heads(config, where)
+        if not config.filter_share and config.filter_length != SASRecConfig().filter_length:
+            raise InputError(
+                "setting has no effect here",
+                where=f"{where}, filter_length",
+                expected="filter_share above 0, or no filter_length",
+                found=f"filter_length = {config.filter_length} and filter_share = 0",
+            )
 
     @classmethod
     def space(cls, graph: Graph) -> tuple[GridParameter | Range | Choice, ...]:
