@@ -20,7 +20,7 @@ from relrank.models.closed_form.sparse_ease import WEIGHTS, SparseEASE, SparseEA
 from relrank.report.atlas import picture
 from relrank.report.atlas.page import gain_text, leak_twins, md
 from relrank.study.atlas.claims import judge
-from relrank.study.atlas.config import read_atlas
+from relrank.study.atlas.config import Claim, read_atlas
 from relrank.study.atlas.gains import (
     CLOSED,
     LIGHTGCN,
@@ -32,7 +32,7 @@ from relrank.study.atlas.gains import (
     reading,
     worth_of,
 )
-from relrank.study.atlas.if_used import used_relation
+from relrank.study.atlas.if_used import UsedRelation, used_relation
 from relrank.study.atlas.run import seconds_left, stored_outcome
 from relrank.study.config import read_study
 from relrank.study.prepare import prepare
@@ -331,6 +331,42 @@ def test_a_relation_that_the_search_leaves_out_is_measured(copied):
     driver = worth_in_percent(copied, "one", "sparse-ease")[0]
     assert f"| {100 * added.mean / base - driver:.1f} %".replace("-", "−") in line
     assert "sparse-ease with noise in use" not in run(copied, "--only", "one")
+
+
+def test_a_measurement_that_fails_does_not_cost_the_study(copied, monkeypatch):
+    def fail(*given):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr("relrank.study.atlas.if_used._on_split", fail)
+    (copied / "atlas.toml").write_text(ATLAS + LEFT_OUT)
+    assert "could not be measured: MemoryError: no room" in run(copied, "--only", "one")
+    page = (copied / "docs" / "atlas.md").read_text("utf-8")
+    assert "has not been measured yet" in next(x for x in page.splitlines() if x.startswith("| Noise is worth"))
+    assert "**holds**" in next(x for x in page.splitlines() if x.startswith("| Drivers"))
+
+
+def test_a_relation_without_weight_has_no_gain_by_the_luck_of_other_settings(copied):
+    """Its arm may have another penalty than the interactions alone; that is not what the relation adds."""
+    outcome = stored_outcome(read_atlas(copied / "atlas.toml").study("one", ""), copied / "runs")
+    is_alone = pl.col("kind") == "alone"
+    effects = outcome.result.effects.with_columns(
+        pl.when(is_alone).then(0.02).otherwise(pl.col(part)).alias(part) for part in ("mean", "low", "high")
+    )
+    worths = worth_of(replace(outcome, result=replace(outcome.result, effects=effects)))
+    gain = {worth.relation: worth.alone for worth in worths if worth.model == "sparse-ease"}
+    assert gain["noise"] == Gain(0.0, 0.0, 0.0)
+    assert gain["driver"].mean > 0
+
+
+@pytest.mark.parametrize(("left_out", "answer"), [((5, 5), "holds"), ((1, 5), "does not hold")])
+def test_a_loss_is_negligible_only_if_the_search_never_uses_the_relation(copied, monkeypatch, left_out, answer):
+    outcome = stored_outcome(read_atlas(copied / "atlas.toml").study("one", ""), copied / "runs")
+    (without,) = used_relation(outcome, effect_row(outcome.result, "sparse-ease", "alone", "noise")).without
+    worse = [without.with_columns(pl.col("ndcg@10") * 0.8)]
+    used = UsedRelation("noise", {}, left_out, "ndcg@10", worse, [without])
+    monkeypatch.setattr("relrank.study.atlas.claims.used_relation", lambda *given: used)
+    claim = Claim(text="", source="", study="one", relation="noise", model="sparse-ease", expect="negligible")
+    assert judge(claim, outcome).answer == answer
 
 
 def test_without_its_cells_a_study_answers_no_claim_of_one_relation(copied):

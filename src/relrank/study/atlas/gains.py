@@ -90,8 +90,7 @@ class Worth:
     def error(self) -> float:
         """Standard error of ``alone`` for an estimate over data sets: of the normal with the same 95 % interval.
 
-        An effect of exactly 0 comes from a search that gave the relation no weight. That says no more than that the
-        relation is worth less than the margin, so its interval is that.
+        Where the search leaves the relation out on every split, its gain is 0, and its interval is the margin.
         """
         assert self.alone is not None
         return (self.alone.high - self.alone.low) / (2 * NORMAL) or self.margin / NORMAL
