@@ -369,6 +369,22 @@ def test_a_loss_is_negligible_only_if_the_search_never_uses_the_relation(copied,
     assert judge(claim, outcome).answer == answer
 
 
+@pytest.mark.parametrize(("split", "tested"), [("last-leave-one-out", False), ("random-leave-one-out", True)])
+def test_starts_on_the_same_test_rows_answer_nothing_about_relations_in_use(copied, monkeypatch, split, tested):
+    """Their variance needs more arms than the two that are compared."""
+    outcome = stored_outcome(read_atlas(copied / "atlas.toml").study("one", ""), copied / "runs")
+    (without,) = used_relation(outcome, effect_row(outcome.result, "relational-lightgcn", "alone", "noise")).without
+    used = UsedRelation("noise", {}, (1, 2), "ndcg@10", [without, without], [without, without])
+    monkeypatch.setattr("relrank.study.atlas.claims.used_relation", lambda *given: used)
+    config = outcome.study.config
+    study = config.study.model_copy(update={"seeds": (0, 1)})
+    protocol = config.protocol.model_copy(update={"split": split})
+    config = config.model_copy(update={"study": study, "protocol": protocol})
+    outcome = replace(outcome, study=replace(outcome.study, config=config))
+    claim = Claim(text="", source="", study="one", relation="noise", model="relational-lightgcn", expect="helps")
+    assert (judge(claim, outcome).answer != "not tested") == tested
+
+
 def test_without_its_cells_a_study_answers_no_claim_of_one_relation(copied):
     import shutil
 

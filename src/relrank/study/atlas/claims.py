@@ -30,6 +30,7 @@ from relrank.study.atlas.gains import Gain, Row, base_metric, effect_of, effect_
 from relrank.study.atlas.if_used import UsedRelation, measure, used_relation
 from relrank.study.atlas.run import Outcome, one_line
 from relrank.study.cell import StatusCallback
+from relrank.study.config import is_trained
 from relrank.study.number_format import interval, signed
 from relrank.study.prepare import StudyData
 from relrank.study.result import StudyResult
@@ -142,7 +143,18 @@ def judge(claim: Claim, outcome: Outcome) -> JudgedClaim:
     if missing := [one.relation for one in used if one.used is None]:
         why = f"what {' and '.join(missing)} would add if used has not been measured yet: run the atlas"
         return JudgedClaim(claim, "not tested", why)
+    if (used[0].left_out or claim.more_than) and _has_starts_on_one_split(outcome, claim.model):
+        return JudgedClaim(
+            claim, "not tested", f"the variance between starts of {claim.model} is not measured in use"
+        )
     return _judged(claim, used, base, margin)
+
+
+def _has_starts_on_one_split(outcome: Outcome, model: str) -> bool:
+    """Whether several seeds are starts of a trained model on the same test rows."""
+    config = outcome.study.config
+    section = next(one for one in config.models if one.name == model)
+    return len(config.study.seeds) > 1 and not config.protocol.draws_test and is_trained(section)
 
 
 def _judged(claim: Claim, used: Sequence[UsedRelation], base: float, margin: float) -> JudgedClaim:
