@@ -322,14 +322,15 @@ def test_a_relation_that_the_search_leaves_out_is_measured(copied):
     page = (copied / "docs" / "atlas.md").read_text("utf-8")
     line = next(line for line in page.splitlines() if line.startswith("| Noise is worth something."))
     assert shown([100 * value / base for value in (added.mean, added.low, added.high)]) in line
-    assert "(the search leaves the relation out; this is with the weight above 0 that validates best)" in line
+    assert "(tuning leaves out the relation; figures are with the weight above 0 that validates best)" in line
     line = next(line for line in page.splitlines() if line.startswith("| Noise matters more than drivers."))
     assert "helps more" in line
     assert "noise more than driver" in line
-    assert "**does not hold**: it adds less than driver; by itself it adds " in line
-    assert "(the search leaves noise out; this is" in line
+    assert "**does not hold**: the difference to driver is " in line
+    assert "(tuning leaves out noise; figures are with" in line
+    assert shown([100 * value / base for value in (added.mean, added.low, added.high)]) in line
     driver = worth_in_percent(copied, "one", "sparse-ease")[0]
-    assert f"| {100 * added.mean / base - driver:.1f} %".replace("-", "−") in line
+    assert f"is {100 * added.mean / base - driver:.1f} %".replace("-", "−") in line
     assert "sparse-ease with noise in use" not in run(copied, "--only", "one")
 
 

@@ -195,20 +195,19 @@ def claims_by_answer(claims: Sequence[JudgedClaim], titles: Mapping[str, str]) -
 def _claim_line(one: JudgedClaim, titles: Mapping[str, str]) -> str:
     against = f" against {md(one.claim.against)}" if one.claim.against else ""
     evidence = f"{md(one.claim.model)}{against} on {md(titles[one.claim.study])}"
-    found = "here the difference is" if one.claim.more_than else "here"
-    measured = f"{found} **{gain_text(one.gain)}**, {evidence}" if one.gain else f"not tested with {evidence}"
+    measured = f"here **{gain_text(one.gain)}**, {evidence}" if one.gain else f"not tested with {evidence}"
     return f"“{md(one.claim.text)}” ({source(one.claim)}): {measured}; {md(one.why)}{left_out(one)}."
 
 
 def left_out(one: JudgedClaim) -> str:
-    """Which relations of a claim the search does not use on its own."""
+    """Which relations of a claim the search does not use on its own, and what the figure is therefore."""
     if not one.left_out:
         return ""
     parts = []
     for name, n, splits in one.left_out:
         what = "all relations" if name == ALL else name if one.claim.more_than else "the relation"
-        parts.append(f"{md(what)} out{'' if splits == 1 else f' on {n} of {splits} splits'}")
-    return f" (the search leaves {listed(parts)}; this is with the weight above 0 that validates best)"
+        parts.append(f"{md(what)}{'' if splits == 1 else f' on {n} of {splits} splits'}")
+    return f" (tuning leaves out {listed(parts)}; figures are with the weight above 0 that validates best)"
 
 
 def leak_twins(outcomes: Sequence[Outcome], worths: Sequence[Worth]) -> list[str]:

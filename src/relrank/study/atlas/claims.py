@@ -47,7 +47,7 @@ class JudgedClaim:
         claim: as published.
         answer: by the rule above.
         why: the figures behind it, in a sentence.
-        gain: the effect in percent; None if it was not measured.
+        gain: what the relation, or the model, adds in percent; None if it was not measured.
         left_out: of the relations that the search leaves out: the name, on how many splits, and of how many.
     """
 
@@ -97,8 +97,8 @@ def decide(claim: Claim, effect: Effect, base: float, margin: float, never_used:
     return "undecided", f"the interval includes 0 and a {verb} above {most}"
 
 
-def decide_rank(differences: Mapping[str, Effect], base: float, margin: float) -> tuple[Answer, str, Effect]:
-    """The answer to a claim that a relation helps more than others, the reason, and the difference that decides.
+def decide_rank(differences: Mapping[str, Effect], base: float, margin: float) -> tuple[Answer, str]:
+    """The answer to a claim that a relation helps more than others, and the reason with the difference that decides.
 
     Args:
         differences: to each other relation, by its name.
@@ -108,17 +108,18 @@ def decide_rank(differences: Mapping[str, Effect], base: float, margin: float) -
     level = 1 - 0.1 / len(differences)  # one-sided tests at .05, corrected
     upper = {name: effect.interval_at(level)[1] for name, effect in differences.items()}
     name = min(upper, key=lambda other: upper[other])
-    effect = differences[name]
+    effect, most = differences[name], f"{100 * margin:g} %"
+    found = f"the difference to {name} is {_in_words(in_percent(effect, base))}"
     if upper[name] < margin * base:
-        less = (
-            f"it adds less than {name}"
-            if effect.high < 0
-            else f"a lead of {100 * margin:g} % over {name} is excluded"
-        )
-        return "does not hold", less, effect
+        less = "it adds less" if effect.high < 0 else f"a lead of {most} or more is excluded"
+        return "does not hold", f"{found}: {less}"
     if all(one.low > 0 for one in differences.values()):
-        return "holds", f"it adds more than {' and '.join(differences)}", effect
-    return "undecided", f"a lead over {name} is neither shown nor excluded", effect
+        return "holds", f"{found}, and it adds more than {' and '.join(differences)}"
+    return "undecided", f"{found}: a lead above {most} is neither shown nor excluded"
+
+
+def _in_words(gain: Gain) -> str:
+    return f"{signed(gain.mean, 1)} % ({interval(gain.low, gain.high, 1)} %)".replace("-", "−")
 
 
 def judge(claim: Claim, outcome: Outcome) -> JudgedClaim:
@@ -162,15 +163,12 @@ def _judged(claim: Claim, used: Sequence[UsedRelation], base: float, margin: flo
     first, others = used[0], used[1:]
     effect = first.effect()
     if others:
-        alone = in_percent(effect, base)
-        differences = {other.relation: first.effect_beyond(other) for other in others}
-        answer, why, effect = decide_rank(differences, base, margin)
-        why += f"; by itself it adds {signed(alone.mean, 1)} % ({interval(alone.low, alone.high, 1)} %)"
+        answer, why = decide_rank({other.relation: first.effect_beyond(other) for other in others}, base, margin)
     else:
         never_used = first.left_out is not None and first.left_out[0] == first.left_out[1]
         answer, why = decide(claim, effect, base, margin, never_used)
     left_out = tuple((one.relation, *one.left_out) for one in used if one.left_out is not None)
-    return JudgedClaim(claim, answer, why.replace("-", "−"), in_percent(effect, base), left_out)
+    return JudgedClaim(claim, answer, why, in_percent(effect, base), left_out)
 
 
 def relation_rows(claim: Claim, result: StudyResult) -> list[Row]:
