@@ -33,6 +33,7 @@ from relrank.study.run import run_study
 from relrank.study.run_cell import run_cell
 from relrank.study.tune_cell import trial_cache_key
 from relrank.study.winner import load_cell_model, save_winner
+from relrank.testing import planted_study
 
 
 class Counting(NullCallback):
@@ -585,3 +586,22 @@ def test_a_release_that_changes_no_result_leaves_the_keys_of_cells(study_file, m
     assert [cell.key() for cell in grid(config, prepare(config, study_file.parent))] == keys
     monkeypatch.setattr("relrank.study.cell.RESULTS_VERSION", "9.9")
     assert not {cell.key() for cell in grid(config, prepare(config, study_file.parent))} & set(keys)
+
+
+def test_a_single_relation_that_the_search_leaves_out_is_not_called_negligible(tmp_path):
+    """With one relation there is no arm at whose settings another weight is measured."""
+    text = planted_study(
+        "alone",
+        300,
+        120,
+        groups=8,
+        relations=("noise",),
+        study="seeds = [0]\ntrials = 12",
+        models='[[models]]\nname = "sparse-ease"\n',
+    )
+    config, material = open_study(tmp_path / "alone.toml", text)
+    (row,) = run_study(config, material, tmp_path / "out").verdicts.iter_rows(named=True)
+    assert row["unused"] == 1
+    assert (row["alone"], row["drop"]) == (0, 0)
+    assert row["verdict"] == "undecided"
+    assert "what one would add was not measured" in row["sentence"]

@@ -51,6 +51,9 @@ def said(one: Evidence) -> str:
         (Evidence(WIDE, FLAT, FLAT), "undecided"),
         (Evidence(FLAT, WIDE, FLAT), "undecided"),
         (Evidence(FLAT, FLAT, FLAT, WIDE), "undecided"),
+        (Evidence(NONE, NONE, unused=1.0), "undecided"),  # a weight of 0 alone measures nothing
+        (Evidence(FLAT, FLAT, unused=0.5), "undecided"),
+        (Evidence(UP, UP, unused=0.5), "helps"),
         (Evidence(NONE, NONE, NONE, NONE, smallest_weight_effect=FLAT, unused=1.0), "negligible"),
         (
             Evidence(NONE, NONE, NONE, NONE, smallest_weight_effect=DOWN, unused=1.0),
@@ -211,3 +214,12 @@ def test_truth_that_is_worth_nothing_is_not_contradicted_by_undecided():
 )
 def test_zero_has_no_sign(value, text):
     assert signed(value) == text
+
+
+@pytest.mark.parametrize(("unused", "where"), [(1.0, ""), (0.5, " on 50% of the splits")])
+def test_a_weight_that_was_never_tried_is_said_so(unused, where):
+    one = Evidence(NONE, NONE, unused=unused)
+    judgement = decide_verdicts({"tags": one}, MARGIN)["tags"]
+    assert verdict_sentence("tags", "ndcg@10", judgement, one, MARGIN) == (
+        f"tags, undecided: validation gives it no weight{where}, and what one would add was not measured."
+    )

@@ -13,6 +13,7 @@ from relrank.graph.relation import Titles
 from relrank.study import arms as arm_of
 from relrank.study import verdicts as rules
 from relrank.study.arms import Arm, Hops
+from relrank.study.coordinate_search import value_of
 from relrank.study.results_by_arm import ResultsByArm, per_user_differences
 from relrank.study.verdicts import Evidence
 
@@ -158,10 +159,16 @@ class ModelEffects:
             of("placebo"),
             None if placebo is None else placebo[2],
             self._smallest_weight_effects.get(relation),
-            self._unused.get(relation, 0.0),
+            self._unused[relation] if relation in self._unused else self._unused_alone(relation),
             self._redundancy(relation, None),
             {other: effect for other, effect in redundancy_with.items() if effect is not None},
         )
+
+    def _unused_alone(self, relation: str) -> float:
+        """Share of splits in which the search leaves a relation out beside the interactions."""
+        cells = self.results.cells(self.model, self.effects["alone", relation][0])
+        n_unused = len([c for c in cells if c.trials and value_of(c.chosen, f"weights.{relation}") == 0])
+        return n_unused / len(cells)
 
     def _redundancy(self, relation: str, other: str | None) -> Effect | None:
         """Alone − 2 · (what it adds to all others, or to one other), user by user."""

@@ -50,7 +50,7 @@ class Evidence:
         alone_placebo: interactions + it − interactions + it with shuffled links; None if that has not run.
         smallest_weight_effect: if validation sets its weight to 0, what the smallest weight of the grid would add;
             else None.
-        unused: share of splits in which validation sets its weight to 0.
+        unused: share of splits in which validation sets its weight to 0, in "all" or, without ``held``, alone.
         redundancy: alone − 2 · drop: above 0 if the others provide more than half of what it adds alone.
         redundancy_with: likewise for single other relations: alone − 2 · (what it adds to that one).
     """
@@ -151,7 +151,12 @@ def _corrected(p: Mapping[str, float]) -> dict[str, float]:
 
 
 def _within(one: Evidence, margin: float) -> bool:
-    """Whether the effect is within the margin, also what the smallest weight would add where validation chose 0."""
+    """Whether the effect is within the margin, also what the smallest weight would add where validation chose 0.
+
+    An effect of weight 0 alone is a choice and no measurement.
+    """
+    if one.unused and one.smallest_weight_effect is None:
+        return False
     small = one.smallest_weight_effect is None or one.smallest_weight_effect.interval_at(0.9)[1] < margin
     return small and all(effect.is_equivalent(margin) for effect in one.all)
 
@@ -206,6 +211,11 @@ def verdict_sentence(
         would_add = f"{adds(one.smallest_weight_effect)}, at most {most}"
         figures = f"validation gives it no weight; the smallest one would add {would_add}"
         small = f", which is below the margin of {least}"  # a weight may cost more than the margin
+    if one.unused and one.smallest_weight_effect is None:
+        where = "" if one.unused == 1 else f" on {one.unused:.0%} of the splits"
+        return (
+            f"{relation}, undecided: validation gives it no weight{where}, and what one would add was not measured."
+        )
     if judgement.verdict == "negligible":
         return f"{relation} is negligible: {figures} {metric}{small}."
     placebo = ""
