@@ -30,7 +30,7 @@ def cell(arm, ndcg, ndcg_20, recall, mrr, seed=0):
     columns = dict(zip(METRICS, (ndcg, ndcg_20, recall, mrr), strict=True))
     table = pl.DataFrame({"user": [1, 2, 3], **columns, "novelty@5": [1.0, 2.0, 3.0], "rank": [1, 2, 3]})
     evaluation = SimpleNamespace(table=table, summary={"ndcg@5": sum(ndcg) / 3})
-    return arm, SimpleNamespace(model="m", seed=seed, evaluation=evaluation, held=None, history=None)
+    return arm, SimpleNamespace(model="m", seed=seed, evaluation=evaluation, held=None, history=None, trials=())
 
 
 def test_differences_of_every_other_metric_by_hand():

@@ -167,8 +167,9 @@ class ModelEffects:
     def _unused_alone(self, relation: str) -> float:
         """Share of splits in which the search leaves a relation out beside the interactions."""
         cells = self.results.cells(self.model, self.effects["alone", relation][0])
-        n_unused = len([c for c in cells if c.trials and value_of(c.chosen, f"weights.{relation}") == 0])
-        return n_unused / len(cells)
+        name = f"weights.{relation}"
+        searched = [c for c in cells if c.trials and name in c.trials[0].values]
+        return len([c for c in searched if value_of(c.chosen, name) == 0]) / len(cells)
 
     def _redundancy(self, relation: str, other: str | None) -> Effect | None:
         """Alone − 2 · (what it adds to all others, or to one other), user by user."""

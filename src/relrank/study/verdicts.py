@@ -212,10 +212,7 @@ def verdict_sentence(
         figures = f"validation gives it no weight; the smallest one would add {would_add}"
         small = f", which is below the margin of {least}"  # a weight may cost more than the margin
     if one.unused and one.smallest_weight_effect is None:
-        where = "" if one.unused == 1 else f" on {one.unused:.0%} of the splits"
-        return (
-            f"{relation}, undecided: validation gives it no weight{where}, and what one would add was not measured."
-        )
+        return f"{relation}, undecided: {_not_measured(one.unused)}."
     if judgement.verdict == "negligible":
         return f"{relation} is negligible: {figures} {metric}{small}."
     placebo = ""
@@ -227,6 +224,12 @@ def verdict_sentence(
         f"{relation}, undecided: {figures} {metric}{placebo}. An effect of "
         f"{judgement.detectable_effect:.{decimals}f} would have been seen{needed}."
     )
+
+
+def _not_measured(unused: float) -> str:
+    """That a relation is left out on a share of the splits, where no arm measures another weight."""
+    where = "" if unused == 1 else f" on {unused:.0%} of the splits"
+    return f"validation gives it no weight{where}, and what one would add was not measured"
 
 
 def _needed(one: Evidence, detectable_effect: float, margin: float, draws_test: bool) -> str:
