@@ -8,7 +8,8 @@
     FFN(x) = W₂ gelu(W₁ x + b₁) + b₂                              (eq. 4, there with ReLU)
     h_t = LayerNorm(x_t),  score(i) = h_t · q_i                   (eq. 6)
 
-With ``filter_share`` s > 0, SA(x) is s · F(x) + (1 − s) · SA(x), F a learned causal filter (``causal_filter``).
+With ``filter_share`` s > 0, s · F(x) + (1 − s) · SA(x) takes the place of SA(x) in each layer; F is a learned causal
+filter (``causal_filter``).
 
 q is ``table``, shared by input and output. Windows are aligned on the right, as with the paper's padding on the left:
 the latest item is always at the last position. The default loss is the softmax over the catalogue: with the paper's

@@ -30,6 +30,7 @@ from relrank.study.atlas.gains import WEIGHTS, Row, effect_of, splits_left_out
 from relrank.study.atlas.run import Outcome
 from relrank.study.cell import Cell, SplitContext, StatusCallback, key_of_identity
 from relrank.study.cell_store import CellResult, load_cell
+from relrank.study.coordinate_search import value_of
 from relrank.study.fit_cell import fit_cell
 from relrank.study.prepare import StudyData
 from relrank.study.results_by_arm import per_user_differences
@@ -137,24 +138,23 @@ def _on_split(outcome: Outcome, row: Row, stored: CellResult, context: SplitCont
         def configured(weight: float) -> Any:
             return override_config(settings, dict.fromkeys(names, weight), section.name)
 
+        def place(weight: float) -> Path:
+            return Path(folder) / f"weight-{weight:g}"
+
         def validation_metric(weight: float) -> float:
-            place = Path(folder) / f"validation-{weight:g}"
-            model = fit_cell(cell, graph, configured(weight), place, _silent)[0]
+            # where the fit for the test finds the checkpoint of a trained model
+            checkpoints = place(weight) / "final" if context.refit else place(weight)
+            model = fit_cell(cell, graph, configured(weight), checkpoints, _silent)[0]
             return mean_metric(model, context.split, config.study.metric)
 
         def on_test(weight: float) -> Any:
-            model = fit_for_test(cell, cell, configured(weight), Path(folder) / f"test-{weight:g}", _silent)
+            model = fit_for_test(cell, cell, configured(weight), place(weight), _silent)
             return user_metric(model, context.final, config.study.metric, "test")
 
         best = max((weight for weight in grids[names[0]] if weight > 0), key=validation_metric)
-        in_use = any(stored_weight(stored, name) for name in names)
+        in_use = any(value_of(stored.chosen, name) for name in names)
         without = on_test(0.0) if in_use else stored.evaluation.table[config.study.metric].to_numpy()
         return pl.DataFrame({"used": on_test(best), "without": without}).with_columns(weight=pl.lit(float(best)))
-
-
-def stored_weight(cell: CellResult, name: str) -> float:
-    """The weight, such as ``weights.tag``, that a cell's search chose."""
-    return float(cell.chosen.get("weights", {}).get(name.removeprefix(WEIGHTS), 0.0))
 
 
 def _cells(outcome: Outcome, row: Row, arm: str) -> list[CellResult]:
